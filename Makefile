@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: GPL-2.0
+# Tooling of pte_ref: see README.md, or run make help.
+
+SHELL := /bin/bash
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+
+# BUILD: everything that is generated goes there.
+BUILD ?= $(CURDIR)/build
+# ARCH and KERNEL choose a kernel, DEBUG=1 or DEBUG=kasan its checks.
+ARCH ?= x86_64
+KERNEL ?= pte_ref
+export BUILD ARCH KERNEL DEBUG LINUX RUN TIMEOUT RWDIR TREE MEM CPUS APPEND QEMU_OPTS
+export ACCEL JOBS SCALE VIRTME
+
+S := scripts
+
+.PHONY: help packages source kernel boot demo test tree refresh series series-build
+.PHONY: lint check-off clean
+
+help:		## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo "LINUX=/path/to/tree-or-tarball  your own Linux 7.2.y instead of Debian's"
+	@echo "BUILD=$(BUILD)  where everything generated goes"
+
+packages:	## install the Debian packages that are missing (root or sudo)
+	@$(S)/packages.sh
+
+source: packages	## fetch Linux 7.2; source with and without pte_ref in BUILD/src
+	@$(S)/fetch.sh
+	@$(S)/apply.sh
+
+kernel: source	## build a kernel: KERNEL=pte_ref|stock DEBUG=1|kasan
+	@$(S)/kernel.sh
+
+boot: kernel	## boot it, for a shell or RUN='command': KERNEL= TIMEOUT=seconds RWDIR=dir
+	@$(S)/boot.sh
+
+demo:		## stock beside pte_ref: tables that real programs keep; SCALE=full for 50 GiB
+	@demo/run.sh
+
+test:		## everything that must pass
+	@$(S)/test.sh
+
+tree: source	## git tree with one commit per patch in BUILD/tree, to work in
+	@$(S)/tree.sh
+
+refresh:	## bring the commits of BUILD/tree (or TREE=) back into this repository
+	@$(S)/refresh.sh
+
+series: source	## the whole as BUILD/pte_ref-v7.2.mbox for git am, and its cover letter
+	@$(S)/series.sh
+
+series-build: source	## build after each commit, FREE_USER_PTE on and off
+	@$(S)/series-build.sh
+
+lint: source	## shellcheck, checkpatch, kernel-doc, sparse, W=1
+	@$(S)/lint.sh
+
+check-off: source	## FREE_USER_PTE=n: the touched files compile to what stock has
+	@$(S)/check-off.sh
+
+clean:		## remove BUILD
+	@rm -rf -- "$(BUILD)"

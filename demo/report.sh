@@ -1,0 +1,123 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# report.sh DIR: makes DIR/table.txt, DIR/table.md and DIR/vmpte.png from what
+# guest.sh measured in both kernels, prints the table and checks it. The status
+# is 2 if a check fails.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/../scripts/lib.sh"
+
+[ $# -eq 1 ] || die "usage: report.sh DIR"
+dir=$1
+here=$(cd "$(dirname "$0")" && pwd)
+need awk gnuplot
+
+for k in stock pte_ref; do
+	grep -qs '^all	complete' "$dir/$k.tsv" ||
+		die "the workloads of $k did not finish: run make demo again"
+done
+# The sizes of this run: GIB_A, GIB_B, KEYS.
+# shellcheck source=/dev/null
+. "$dir/sizes"
+
+# Tables that redis gave back, of those that became empty.
+for k in stock pte_ref; do
+	awk -F'\t' -v OFS='\t' '{ print; v[$1, $2] = $3 }
+		$2 == "empty" {
+			given = (v[$1, "top"] - v[$1, "end"]) / 4
+			print $1, "given", given
+			print $1, "percent", int(100 * given / $3)
+		}' "$dir/$k.tsv" >"$dir/$k.figures"
+done
+
+# Rows: heading, stock, pte_ref, separated by tabs; a workload has no figures.
+rows=$(awk -F'\t' -v gib_a="$GIB_A" -v gib_b="$GIB_B" -v keys="$KEYS" '
+	FNR == NR { stock[$1, $2] = $3; next }
+	{ ref[$1, $2] = $3 }
+	function row(w, f, text) {
+		if (!((w, f) in stock) || !((w, f) in ref))
+			exit missing = 1
+		print "  " text "\t" stock[w, f] "\t" ref[w, f]
+	}
+	function system_rows(w) {
+		row(w, "tables", "page tables of the system, kB")
+		row(w, "slab", "slab of pte_ref, kB")
+		row(w, "percpu", "Percpu, kB")
+	}
+	function workload(w, text, top_text) {
+		print text
+		row(w, "virt", "VIRT, kB")
+		row(w, "res", "RES, kB")
+		row(w, "top", top_text)
+		row(w, "end", "VmPTE at the end, kB")
+		system_rows(w)
+	}
+	function redis(w, text) {
+		workload(w, text, "VmPTE when filled, kB")
+		row(w, "pte_top", "PTE tables when filled")
+		row(w, "empty", "PTE tables that became empty")
+		row(w, "given", "PTE tables given back")
+		row(w, "percent", "given back of the empty ones, %")
+	}
+	END {
+		high = "VmPTE at its highest, kB"
+		print "guest before the workloads"
+		system_rows("idle")
+		workload("a", "(a) " gib_a " GiB touched and freed in pieces of 2 MiB", high)
+		workload("b64", "(b) " gib_b " GiB touched and freed in pieces of 64 KiB", high)
+		workload("b4", "(b) " gib_b " GiB touched and freed in pieces of 4 KiB", high)
+		redis("jemalloc", "(c) redis-server, jemalloc, " keys " keys, flushed")
+		redis("tcmalloc", "(c) redis-server, tcmalloc, " keys " keys, flushed")
+		exit missing
+	}' "$dir/stock.figures" "$dir/pte_ref.figures") ||
+	die "figures are missing in $dir/*.tsv"
+
+awk -F'\t' 'BEGIN { printf "%-54s %12s %12s\n", "", "stock", "pte_ref" }
+	NF == 1 { print "\n" $0; next }
+	{ printf "%-54s %12s %12s\n", $1, $2, $3 }' <<<"$rows" >"$dir/table.txt"
+awk -F'\t' 'BEGIN { print "| | stock | pte_ref |\n|---|---:|---:|" }
+	NF == 1 { print "| **" $0 "** | | |"; next }
+	{ sub(/^ */, ""); print "| " $1 " | " $2 " | " $3 " |" }' <<<"$rows" >"$dir/table.md"
+cat "$dir/table.txt"
+
+gnuplot -e "dir='$dir'; gib_a=$GIB_A; gib_b=$GIB_B" "$here/plot.gp" ||
+	die "gnuplot failed"
+
+value()	# KERNEL WORKLOAD FIGURE
+{
+	awk -F'\t' -v w="$2" -v f="$3" '$1 == w && $2 == f { print $3 }' "$dir/$1.figures"
+}
+
+check()	# TEXT VALUE RELATION LIMIT UNIT
+{
+	local verdict=ok
+	test "$2" "$3" "$4" || verdict=FAILED
+	printf '%-6s  %s: %s, limit %s\n' "$verdict" "$1" "$2${5:+ $5}" "$4"
+}
+
+checks()
+{
+	local w k limit=200 status
+	# PMD tables, 4 kB for each GiB, are not pte_ref's to free.
+	[ "$GIB_A" -le 32 ] || limit=$((72 + 4 * GIB_A))
+	check "(a) VmPTE with pte_ref" "$(value pte_ref a end)" -le $limit kB
+	for w in b64 b4; do
+		check "(b) VmPTE with pte_ref, ${w#b} KiB pieces (5 % of stock)" \
+			"$(value pte_ref $w end)" -le $(($(value stock $w end) / 20)) kB
+	done
+	for w in jemalloc tcmalloc; do
+		check "(c) tables given back by pte_ref, $w" \
+			"$(value pte_ref $w percent)" -ge 90 %
+	done
+	for k in stock pte_ref; do
+		status=0
+		"$top/scripts/check-log.sh" "$dir/$k.console" || status=$?
+		check "warnings of the $k kernel: status of check-log.sh" $status -eq 0 ""
+	done
+}
+checks >"$dir/checks.txt"
+echo
+cat "$dir/checks.txt"
+if grep -q '^FAILED' "$dir/checks.txt"; then
+	exit 2
+fi

@@ -1,0 +1,50 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# Runs the same workloads in stock 7.2 and in 7.2 with pte_ref and sets the page
+# tables that they hold side by side: BUILD/demo/table.txt, table.md, vmpte.png.
+# SCALE=full takes the 50 GiB of the original report.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/../scripts/lib.sh"
+
+case ${SCALE:-default} in
+default) gib_a=4 gib_b=2 keys=40000 timeout=600 ;;
+full) gib_a=50 gib_b=50 keys=160000 timeout=3600 ;;
+*) die "SCALE=$SCALE: must be default or full" ;;
+esac
+here=$(cd "$(dirname "$0")" && pwd)
+work=$build/demo.tmp
+need make
+lock demo
+
+for k in stock pte_ref; do
+	make -s --no-print-directory -C "$top" kernel KERNEL=$k
+done
+need gcc gnuplot redis-server redis-cli
+
+rm -rf "$work"
+mkdir -p "$work/bin"
+for p in loop needed sample; do
+	gcc -O2 -static -Wall -Wextra -Werror -o "$work/bin/$p" "$here/$p.c" ||
+		die "cannot build demo/$p.c"
+done
+echo "GIB_A=$gib_a GIB_B=$gib_b KEYS=$((16 * keys))" >"$work/sizes"
+
+trap 'exit 130' INT
+start=$SECONDS
+for k in stock pte_ref; do
+	log "[demo] $k: booting"
+	KERNEL=$k NAME=demo-$k MEM=3G CPUS=2 TIMEOUT=$timeout RWDIR=$work \
+		RUN=$(printf '%q ' "$here/guest.sh" $k "$work/bin" "$work" $gib_a $gib_b $keys) \
+		"$top/scripts/boot.sh" || die "$k: the workloads failed, see above"
+	cp "$build/log/console-demo-$k.log" "$work/$k.console"
+	log "[demo] $k: all workloads done, $((SECONDS - start)) s so far"
+done
+
+status=0
+"$here/report.sh" "$work" || status=$?
+[ $status -eq 0 ] || [ $status -eq 2 ] || exit $status
+rm -rf "$build/demo"
+mv "$work" "$build/demo"
+log "[demo] table.txt, table.md and vmpte.png are in $build/demo"
+[ $status -eq 0 ] || die "a check failed, see above"

@@ -1,0 +1,378 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * pte_ref: references to user PTE tables.  See mm/pte_ref.c for how it works.
+ *
+ * This header holds what the rest of the kernel calls: the hooks of the
+ * primitives that write entries (track_pte_set(), track_pte_clear()), those of
+ * a table's constructor and destructor, and the calls of users of a table.
+ */
+#ifndef _LINUX_PTE_REF_H
+#define _LINUX_PTE_REF_H
+
+#include <linux/mm_types.h>
+
+struct pte_ref;
+
+#ifdef CONFIG_FREE_USER_PTE
+#include <linux/jump_label.h>
+
+DECLARE_STATIC_KEY_FALSE(pte_ref_key);
+
+bool __pte_ref_init(struct mm_struct *mm, struct ptdesc *ptdesc);
+void __pte_ref_free(struct ptdesc *ptdesc);
+void __pte_ref_populated(struct mm_struct *mm, unsigned long addr,
+			 struct pte_ref *ref);
+void __pte_ref_emptied(struct mm_struct *mm, unsigned long addr,
+		       struct pte_ref *ref);
+int __pte_ref_delta(pte_t *ptep, pte_t pte, unsigned int nr);
+struct pte_ref *__pte_ref_tryget(pmd_t *pmd);
+struct pte_ref *__pte_ref_tryget_zap(pmd_t *pmd);
+void __pte_ref_put(struct pte_ref *ref);
+void __pte_ref_put_zapped(struct pte_ref *ref);
+void __pte_ref_zap_end(struct mm_struct *mm, pmd_t *pmd, unsigned long start,
+		       unsigned long end);
+void __pte_ref_unmap_edges(struct mm_struct *mm, unsigned long start,
+			   unsigned long end, unsigned long floor,
+			   unsigned long ceiling);
+void __pte_ref_moved(pmd_t *pmd, unsigned long addr);
+void pte_ref_boot_init(void);
+
+bool pte_tryget(struct mm_struct *mm, pmd_t *pmd, unsigned long addr);
+void __pte_put(pgtable_t pgtable);
+void pte_put(pte_t *ptep);
+bool try_to_free_user_pte(struct mm_struct *mm, pmd_t *pmd, unsigned long addr);
+bool free_user_pte(struct mm_struct *mm, pmd_t *pmd, unsigned long addr);
+
+/**
+ * pte_ref_enabled() - is the subsystem on?
+ *
+ * Set once at boot, before the first user PTE table exists.
+ *
+ * Return: true if tables that are made from now on carry a ref.
+ */
+static __always_inline bool pte_ref_enabled(void)
+{
+	return static_branch_likely(&pte_ref_key);
+}
+
+/**
+ * pte_ref_init() - give a new PTE table its ref
+ * @mm: the mm that the table is made for
+ * @ptdesc: the table; nobody else sees it yet
+ *
+ * Tables of init_mm and those that are made before the scheduler runs stay
+ * untracked: their slot is NULL and they are never freed by this subsystem.
+ *
+ * Context: may sleep for memory.
+ * Return: false if there is no memory for the ref.
+ */
+static inline bool pte_ref_init(struct mm_struct *mm, struct ptdesc *ptdesc)
+{
+	if (!pte_ref_enabled())
+		return true;
+	return __pte_ref_init(mm, ptdesc);
+}
+
+/**
+ * pte_ref_free() - take the ref away from a page table that is destroyed
+ * @ptdesc: a page table of any level, which no walker can find any more
+ *
+ * Context: any.
+ */
+static inline void pte_ref_free(struct ptdesc *ptdesc)
+{
+	if (ptdesc->pte_ref)
+		__pte_ref_free(ptdesc);
+}
+
+/*
+ * Compiles to nothing where the caller names init_mm.  Elsewhere a kernel table
+ * is known by its slot, which is NULL.
+ */
+static __always_inline bool pte_ref_tracks(struct mm_struct *mm)
+{
+	if (__builtin_constant_p(mm == &init_mm) && mm == &init_mm)
+		return false;
+	return pte_ref_enabled();
+}
+
+/*
+ * Entries of a table are written under its lock (or while nobody else can
+ * find the table), so that a plain count in the table's descriptor, on the
+ * cache line of that lock, is exact.  Only the first and the last entry of a
+ * table reach the ref.
+ */
+static __always_inline void pte_ref_count(struct mm_struct *mm,
+					  unsigned long addr, pte_t *ptep,
+					  int delta)
+{
+	struct ptdesc *ptdesc = page_ptdesc(virt_to_page(ptep));
+	struct pte_ref *ref = ptdesc->pte_ref;
+	int nr;
+
+	if (!ref)
+		return;
+
+	nr = ptdesc->pte_populated + delta;
+	WRITE_ONCE(ptdesc->pte_populated, nr);
+	if (delta > 0 && unlikely(nr == delta))
+		__pte_ref_populated(mm, addr, ref);
+	else if (unlikely(!nr))
+		__pte_ref_emptied(mm, addr, ref);
+}
+
+/**
+ * track_pte_set() - count entries that are about to be written
+ * @mm: the mm of the table
+ * @addr: user address of the first entry
+ * @ptep: the first entry, not written yet
+ * @pte: what will be written
+ * @nr: number of entries; all in one table
+ *
+ * Context: the table is locked, or nobody else can find it.
+ */
+static __always_inline void track_pte_set(struct mm_struct *mm,
+					  unsigned long addr, pte_t *ptep,
+					  pte_t pte, unsigned int nr)
+{
+	int delta;
+
+	if (!pte_ref_tracks(mm))
+		return;
+
+	if (__builtin_constant_p(nr) && nr == 1)
+		delta = !!pte_none(READ_ONCE(*ptep)) - !!pte_none(pte);
+	else
+		delta = __pte_ref_delta(ptep, pte, nr);
+	if (delta)
+		pte_ref_count(mm, addr, ptep, delta);
+}
+
+/**
+ * track_pte_clear() - count an entry that becomes none
+ * @mm: the mm of the table
+ * @addr: user address of the entry
+ * @ptep: the entry
+ * @old: what stood there
+ *
+ * Context: the table is locked, or nobody else can find it.
+ */
+static __always_inline void track_pte_clear(struct mm_struct *mm,
+					    unsigned long addr, pte_t *ptep,
+					    pte_t old)
+{
+	if (!pte_ref_tracks(mm))
+		return;
+	if (!pte_none(old))
+		pte_ref_count(mm, addr, ptep, -1);
+}
+
+/**
+ * track_pte_clear_full() - an entry becomes none because its mm goes
+ * @mm: the mm of the table
+ * @addr: user address of the entry
+ * @ptep: the entry
+ * @old: what stood there
+ *
+ * Nobody asks for the count of a table any more that free_pgtables() is about
+ * to free.
+ *
+ * Context: the mm has no users.
+ */
+static __always_inline void track_pte_clear_full(struct mm_struct *mm,
+						 unsigned long addr,
+						 pte_t *ptep, pte_t old)
+{
+	if (IS_ENABLED(CONFIG_DEBUG_FREE_USER_PTE))
+		track_pte_clear(mm, addr, ptep, old);
+}
+
+/**
+ * pte_ref_tryget() - take a reference to the table below @pmd, if there is one
+ * @pmd: entry of the PMD table; stable as for pte_offset_map()
+ *
+ * Holds off reclaim by this subsystem, not free_pgtables() nor the collapse to
+ * a huge page.  The reference stays good when its table goes: put it whenever,
+ * even after mmap_lock was dropped.
+ *
+ * Context: any; does not sleep.
+ * Return: the ref, or NULL if there is no table, the table is untracked or its
+ * count is zero.  The caller goes on without, through the locked path.
+ */
+static inline struct pte_ref *pte_ref_tryget(pmd_t *pmd)
+{
+	return pte_ref_enabled() ? __pte_ref_tryget(pmd) : NULL;
+}
+
+/**
+ * pte_ref_tryget_zap() - take a reference for a zap
+ * @pmd: entry of the PMD table; stable as for pte_offset_map()
+ *
+ * As pte_ref_tryget(), but allocates no percpu counters: a zap may run within
+ * reclaim.
+ *
+ * Context: any; does not sleep.
+ * Return: as pte_ref_tryget().
+ */
+static inline struct pte_ref *pte_ref_tryget_zap(pmd_t *pmd)
+{
+	return pte_ref_enabled() ? __pte_ref_tryget_zap(pmd) : NULL;
+}
+
+/**
+ * pte_ref_put() - drop what pte_ref_tryget() took
+ * @ref: the ref; NULL is ignored
+ *
+ * Context: any; does not sleep.
+ */
+static inline void pte_ref_put(struct pte_ref *ref)
+{
+	if (ref)
+		__pte_ref_put(ref);
+}
+
+/**
+ * pte_ref_put_zapped() - drop the reference of a zap
+ * @ref: what pte_ref_tryget_zap() gave at the start of the zap, or NULL
+ * @queue: have the table looked at if its count comes to zero
+ *
+ * Without @queue either pte_ref_zap_end() looks at it, or the table goes with its
+ * VMA.
+ *
+ * Context: any; does not sleep.
+ */
+static inline void pte_ref_put_zapped(struct pte_ref *ref, bool queue)
+{
+	if (!ref)
+		return;
+	if (queue)
+		__pte_ref_put(ref);
+	else
+		__pte_ref_put_zapped(ref);
+}
+
+/**
+ * pte_ref_zap_end() - try to free the tables of a range that was zapped
+ * @mm: the mm
+ * @pmd: entry of the PMD table for @start
+ * @start: first address that was zapped
+ * @end: end of what was zapped, in the same PMD table
+ *
+ * Context: as try_to_free_user_pte().
+ */
+static inline void pte_ref_zap_end(struct mm_struct *mm, pmd_t *pmd,
+				   unsigned long start, unsigned long end)
+{
+	if (pte_ref_enabled())
+		__pte_ref_zap_end(mm, pmd, start, end);
+}
+
+/**
+ * pte_ref_unmap_edges() - look after the tables at the edges of a munmap
+ * @mm: the mm
+ * @start: first address that was unmapped
+ * @end: end of what was unmapped
+ * @floor: as for free_pgtables()
+ * @ceiling: as for free_pgtables()
+ *
+ * free_pgtables() leaves a table that a neighbouring VMA shares.  If it is
+ * empty it is queued.
+ *
+ * Context: mmap_lock held for read or write.
+ */
+static inline void pte_ref_unmap_edges(struct mm_struct *mm,
+				       unsigned long start, unsigned long end,
+				       unsigned long floor,
+				       unsigned long ceiling)
+{
+	if (pte_ref_enabled())
+		__pte_ref_unmap_edges(mm, start, end, floor, ceiling);
+}
+
+/**
+ * pte_ref_moved() - whole tables were moved to other addresses
+ * @pmd: entry of the PMD table, in its new place, of the first one
+ * @addr: where its range starts now
+ * @nr: number of PMD entries to look at
+ *
+ * Context: the lock of the PMD table, or of the upper table that it was moved to.
+ */
+static inline void pte_ref_moved(pmd_t *pmd, unsigned long addr, int nr)
+{
+	if (!pte_ref_enabled())
+		return;
+	for (; nr; nr--, pmd++, addr += PMD_SIZE)
+		__pte_ref_moved(pmd, addr);
+}
+
+#else /* !CONFIG_FREE_USER_PTE */
+
+static inline bool pte_ref_enabled(void) { return false; }
+static inline void pte_ref_boot_init(void) { }
+
+static inline bool pte_ref_init(struct mm_struct *mm, struct ptdesc *ptdesc)
+{
+	return true;
+}
+
+static inline void pte_ref_free(struct ptdesc *ptdesc) { }
+
+static inline void track_pte_set(struct mm_struct *mm, unsigned long addr,
+				 pte_t *ptep, pte_t pte, unsigned int nr)
+{
+}
+
+static inline void track_pte_clear(struct mm_struct *mm, unsigned long addr,
+				   pte_t *ptep, pte_t old)
+{
+}
+
+static inline void track_pte_clear_full(struct mm_struct *mm,
+					unsigned long addr, pte_t *ptep,
+					pte_t old)
+{
+}
+
+static inline struct pte_ref *pte_ref_tryget(pmd_t *pmd) { return NULL; }
+static inline struct pte_ref *pte_ref_tryget_zap(pmd_t *pmd) { return NULL; }
+static inline void pte_ref_put(struct pte_ref *ref) { }
+static inline void pte_ref_put_zapped(struct pte_ref *ref, bool queue) { }
+
+static inline void pte_ref_zap_end(struct mm_struct *mm, pmd_t *pmd,
+				   unsigned long start, unsigned long end)
+{
+}
+
+static inline void pte_ref_unmap_edges(struct mm_struct *mm,
+				       unsigned long start, unsigned long end,
+				       unsigned long floor,
+				       unsigned long ceiling)
+{
+}
+
+static inline void pte_ref_moved(pmd_t *pmd, unsigned long addr, int nr) { }
+
+static inline bool pte_tryget(struct mm_struct *mm, pmd_t *pmd,
+			      unsigned long addr)
+{
+	return false;
+}
+
+static inline void __pte_put(pgtable_t pgtable) { }
+static inline void pte_put(pte_t *ptep) { }
+
+static inline bool try_to_free_user_pte(struct mm_struct *mm, pmd_t *pmd,
+					unsigned long addr)
+{
+	return false;
+}
+
+#endif /* CONFIG_FREE_USER_PTE */
+
+#ifdef CONFIG_DEBUG_FREE_USER_PTE
+void pte_ref_recount(pte_t *ptep);
+#else
+static inline void pte_ref_recount(pte_t *ptep) { }
+#endif
+
+#endif /* _LINUX_PTE_REF_H */

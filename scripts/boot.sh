@@ -1,0 +1,115 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# Boots a kernel by virtme-ng on the files of this machine (read only, writes
+# go to memory). With RUN: one command; its output is the output, its exit
+# status the exit status. Without: a shell.
+#   124: time limit. 125: the guest died. The console is kept in BUILD/log.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+kernel=${KERNEL:-pte_ref}
+limit=${TIMEOUT:-600}
+rwdir=$(realpath -m "${RWDIR:-$build/out}")
+image=${IMAGE:-$(kernel_dir "$kernel" "${DEBUG:-}")/arch/x86/boot/bzImage}
+name=${NAME:-$kernel}
+console=$build/log/console-$name.log
+
+need qemu-system-x86_64 python3 timeout
+[ -f "$image" ] || die "$image is missing: run make kernel KERNEL=$kernel"
+[[ $limit =~ ^[0-9]+$ ]] || die "TIMEOUT=$limit: must be seconds"
+mkdir -p "$rwdir" "$build/log"
+virtme=$("$top/scripts/virtme.sh") || exit 1
+[ ! -e "$console" ] || mv -f "$console" "$console.old"
+
+# KVM may be there and not run a kernel: only a real boot tells.
+accel()
+{
+	local memo=$build/accel
+	if [ -n "${ACCEL:-}" ]; then
+		echo "$ACCEL"
+		return
+	fi
+	if [ ! -f "$memo" ]; then
+		echo tcg >"$memo.tmp"
+		if [ -r /dev/kvm ] && [ -w /dev/kvm ]; then
+			log "[boot] does KVM run a kernel?"
+			timeout -k 1 20 qemu-system-x86_64 -accel kvm -cpu host -m 512M \
+				-nodefaults -display none -no-reboot -serial "file:$build/log/kvm.log" \
+				-kernel "$image" -append "console=ttyS0 panic=-1" \
+				</dev/null >/dev/null 2>&1 || true
+			if grep -q 'VFS: Unable to mount root' "$build/log/kvm.log" 2>/dev/null; then
+				echo kvm >"$memo.tmp"
+			fi
+		fi
+		log "[boot] using $(cat "$memo.tmp")"
+		mv "$memo.tmp" "$memo"
+	fi
+	cat "$memo"
+}
+
+kvm=(--disable-kvm)
+if [ "$(accel)" = kvm ]; then
+	kvm=(--disable-microvm)
+fi
+
+# Without KVM a virtual CPU may stand still for long: raise the stall limits. The
+# root is read only, so its files may be cached; without that each exec is slow.
+rootflags=version=9p2000.L,trans=virtio,access=any,msize=512000,cache=loose
+loglevel=7
+if [ -z "${RUN:-}" ]; then
+	loglevel=4
+fi
+args=("${kvm[@]}" --kimg "$image" --mods none --force-9p --no-virtme-ng-init
+	--name "$name" --memory "${MEM:-2G}" --cpus "${CPUS:-2}" --pwd
+	--rwdir "$rwdir" --kopt "rootflags=$rootflags" --kopt "loglevel=$loglevel"
+	--kopt rcupdate.rcu_cpu_stall_timeout=300
+	--kopt rcupdate.rcu_exp_cpu_stall_timeout=300000
+	--kopt watchdog_thresh=60 --kopt mitigations=off)
+for d in etc home lib opt root srv tmp usr var; do
+	# A link is covered by what it points to.
+	if [ -d "/$d" ] && [ ! -L "/$d" ]; then
+		args+=(--overlay-rwdir "/$d")
+	fi
+done
+read -ra append <<<"${APPEND:-}"
+for a in "${append[@]}"; do
+	args+=(--kopt "$a")
+done
+read -ra qemu <<<"${QEMU_OPTS:-}"
+
+export PYTHONPATH=$virtme/usr/lib/python3/dist-packages
+export PATH=$virtme/usr/bin:$PATH
+
+if [ -z "${RUN:-}" ]; then
+	args+=(--disable-monitor)
+	[ ${#qemu[@]} -eq 0 ] || args+=(--qemu-opts "${qemu[@]}")
+	exec virtme-run "${args[@]}"
+fi
+
+# virtme-run sends the console to /dev/null here. QEMU opens its standard streams
+# a second time: give it pipes.
+timeout -k 5 "$limit" virtme-run "${args[@]}" --script-sh "$RUN" \
+	--qemu-opts -set "chardev.console.path=$console" "${qemu[@]}" \
+	</dev/null > >(exec cat) 2> >(exec cat >&2) &
+pid=$!
+trap 'kill $pid 2>/dev/null; exit 130' INT TERM
+status=0
+wait $pid || status=$?
+
+lost()	# STATUS WHAT
+{
+	tail -n 25 "$console" >&2 || true
+	log "${0##*/}: $2; console: $console"
+	exit "$1"
+}
+if grep -q 'Kernel panic' "$console" 2>/dev/null; then
+	lost 125 "guest died: $(grep -m 1 -o 'Kernel panic.*' "$console" | tr -d '\r')"
+fi
+if [ $status -eq 124 ] || [ $status -eq 137 ]; then
+	grep -q 'virtme-init: script returned' "$console" 2>/dev/null ||
+		lost 124 "time limit of $limit s reached"
+fi
+grep -q 'virtme-init: script returned' "$console" 2>/dev/null ||
+	lost 125 "guest ended without a result"
+exit $status

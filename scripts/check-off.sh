@@ -1,0 +1,59 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# With CONFIG_FREE_USER_PTE=n the C files that the series edits compile to the code
+# and data of stock. patches/differs-when-off lists the files that must not, one to
+# a line with the reason behind a #: fixes that stock needs too.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+stock=$build/kernel-stock
+off=$build/kernel-off
+except=$top/patches/differs-when-off
+
+need objdump
+[ -f "$build/src/pte_ref.stamp" ] || die "no source: run make source"
+KERNEL=stock DEBUG=0 "$top/scripts/kernel.sh"
+
+# Beside the edited files, some that use nearly every header of mm.
+objects=()
+while IFS= read -r f; do
+	[ ! -e "$stock/${f%.c}.o" ] || objects+=("${f%.c}.o")
+done < <({
+	sed -n 's,^diff --git a/.* b/,,p' "$top"/patches/[0-9]*.patch
+	printf '%s\n' mm/memory.c mm/mmap.c mm/mprotect.c mm/rmap.c mm/vmscan.c mm/gup.c \
+		mm/pgtable-generic.c mm/vmstat.c kernel/fork.c fs/proc/task_mmu.c arch/x86/mm/pgtable.c
+} | grep '\.c$' | sort -u)
+KERNEL=stock SRC=$build/src/pte_ref OUT=$off TARGETS="${objects[*]}" "$top/scripts/kernel.sh"
+
+# Addresses and line numbers (of WARN_ON and the like) move, and with them the
+# numbers in the names of local symbols; all else must be the same.
+picture()
+{
+	objdump -dr --no-show-raw-insn --no-addresses "$1" | tail -n +3 |
+		sed -E 's/(__UNIQUE_ID_[A-Za-z_]*|\.L[A-Z]*)[0-9]+(_[0-9]+)?/\1/g'
+	objdump -s -j .data -j .init.data -j .data..read_mostly -j .data..ro_after_init "$1" 2>/dev/null |
+		tail -n +3 || true
+	objdump -h "$1" | awk '$2 ~ /^\.(rodata|bss)/ { print $2, $3 }'
+}
+
+step check-off "comparing ${#objects[@]} objects"
+bad=0
+for o in "${objects[@]}"; do
+	expected=same
+	if [ -f "$except" ] && sed 's/[[:space:]]*#.*//' "$except" | grep -qxF "${o%.o}.c"; then
+		expected=different
+	fi
+	found=same
+	diff <(picture "$stock/$o") <(picture "$off/$o") >"$build/log/check-off.diff" || found=different
+	[ "$found" != "$expected" ] || continue
+	bad=$((bad + 1))
+	if [ $found = different ]; then
+		log "${o%.o}.c: $(grep -c '^[<>]' "$build/log/check-off.diff") lines differ from stock"
+		mv "$build/log/check-off.diff" "$build/log/check-off-$(tr / - <<<"$o").diff"
+	else
+		log "${o%.o}.c: is in patches/differs-when-off, but is what stock has"
+	fi
+done
+[ "$bad" -eq 0 ] || die "$bad of ${#objects[@]} files are not what stock has, see $build/log/check-off-*.diff"
+step_done

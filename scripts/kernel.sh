@@ -1,0 +1,123 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# Builds BUILD/kernel-KERNEL[-debug|-kasan]/arch/x86/boot/bzImage from the
+# prepared source. TARGETS names other make targets, such as mm/.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+arch=${ARCH:-x86_64}
+kernel=${KERNEL:-pte_ref}
+debug=${DEBUG:-0}
+src=${SRC:-$build/src/$kernel}
+out=${OUT:-$(kernel_dir "$kernel" "$debug")}
+name=$(basename "$out")
+logfile=$build/log/$name.build.log
+read -ra targets <<<"${TARGETS:-bzImage}"
+# Symbols for this build only, as SYMBOL=value words.
+read -ra extra <<<"${EXTRA_CONFIG:-}"
+
+[ "$arch" = x86_64 ] || die "ARCH=$arch: only x86_64 is supported"
+[ -f "$src/Makefile" ] || die "$src is missing: run make source"
+need make gcc bc flex bison sha256sum
+
+fragments=("$arch")
+if [ "$kernel" = pte_ref ]; then
+	fragments+=(pte_ref)
+fi
+case $debug in
+0) ;;
+1) fragments+=(debug) ;;
+kasan) fragments+=(debug kasan) ;;
+*) die "DEBUG=$debug: must be 1 or kasan" ;;
+esac
+if [ "$kernel" = pte_ref ] && [ "$debug" != 0 ]; then
+	fragments+=(pte_ref-debug)
+fi
+
+fragments=("${fragments[@]/#/$top/configs/}")
+fragments=("${fragments[@]/%/.config}")
+
+cc=gcc
+if command -v ccache >/dev/null; then
+	cc="ccache gcc"
+	export CCACHE_DIR=${CCACHE_DIR:-$build/ccache}
+	export CCACHE_BASEDIR=${CCACHE_BASEDIR:-$build}
+	# Without a run of the preprocessor for each file that is not in the cache.
+	export CCACHE_DEPEND=1
+	export CCACHE_MAXSIZE=${CCACHE_MAXSIZE:-5G}
+fi
+args=(-C "$src" "O=$out" "ARCH=$arch" "CC=$cc" "HOSTCC=$cc"
+	KBUILD_BUILD_USER=build KBUILD_BUILD_HOST=build
+	"KBUILD_BUILD_TIMESTAMP=Thu Jan  1 00:00:00 UTC 1970")
+
+# The wanted symbols; the last fragment that names one wins.
+wanted()
+{
+	{
+		sed -n '/^CONFIG_/p' "${fragments[@]}"
+		[ ${#extra[@]} -eq 0 ] || printf 'CONFIG_%s\n' "${extra[@]}"
+	} | awk -F= '!($1 in v) { order[++n] = $1 } { v[$1] = $0 }
+		END { for (i = 1; i <= n; i++) print v[order[i]] }'
+}
+
+# Those of them that did not come out as asked for.
+lost()
+{
+	local k v got
+	while IFS='=' read -r k v; do
+		got=$(sed -n "s/^$k=//p" "$out/.config")
+		[ "${got:-n}" = "$v" ] || printf ' %s=%s' "$k" "$v"
+	done < <(wanted)
+}
+
+# What a configuration depends on.
+config_id()
+{
+	wanted
+	gcc --version | head -n 1
+	find "$src" -name 'Kconfig*' -type f -print0 | sort -z | xargs -0 cat | sha256sum
+}
+
+configure()
+{
+	local id missing
+	id=$(config_id)
+	if [ -f "$out/.config" ] && [ "$id" = "$(cat "$out/.config.id" 2>/dev/null)" ]; then
+		return
+	fi
+	rm -f "$out/.config.id"
+	wanted >"$out/.wanted"
+	kmake "${args[@]}" KCONFIG_ALLCONFIG="$out/.wanted" allnoconfig >"$logfile" 2>&1 ||
+		die "configuring $name failed, see $logfile: $(tail -n 1 "$logfile")"
+	missing=$(lost)
+	[ -z "$missing" ] || die "this kernel does not take from configs/:$missing"
+	echo "$id" >"$out/.config.id"
+}
+
+mkdir -p "$build/log"
+lock "$name"
+need_space "$build" 1500
+
+# Objects of another source are not to be trusted: its files may be older.
+source_id="$src $(cat "$build/src/stock.stamp" 2>/dev/null || true)"
+if [ "$source_id" != "$(cat "$out/.source" 2>/dev/null)" ]; then
+	rm -rf "$out"
+fi
+mkdir -p "$out"
+echo "$source_id" >"$out/.source"
+configure
+
+step kernel "$name: ${targets[*]}"
+kmake "${args[@]}" -j"${JOBS:-$(nproc)}" "${targets[@]}" </dev/null >"$logfile" 2>&1 || {
+	grep -nE -m 5 'error:|Error |undefined reference|No space left' "$logfile" >&2 ||
+		tail -n 5 "$logfile" >&2
+	if grep -q 'No space left' "$logfile"; then
+		die "disk full: $build"
+	fi
+	die "building $name failed, see $logfile"
+}
+if grep -q 'warning:' "$logfile"; then
+	log "[kernel] $(grep -c 'warning:' "$logfile") compiler warnings, see $logfile"
+fi
+step_done

@@ -1,0 +1,24 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# Runs the KUnit suites of the series at the boot of an x86_64 guest with two CPUs,
+# and prints what kunit.py makes of the console; its exit status. No test may be
+# skipped there: what UML lacks is to be had.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+src=$build/src/pte_ref
+console=$build/log/console-kunit.log
+
+step kunit "KUnit on x86_64"
+KERNEL=pte_ref DEBUG=1 NAME=kunit TIMEOUT="${TIMEOUT:-300}" RUN=true CPUS=2 \
+	APPEND="kunit.enable=1 kunit.autorun=1" "$top/scripts/boot.sh"
+step_done
+PYTHONDONTWRITEBYTECODE=1 python3 "$src/tools/testing/kunit/kunit.py" parse "$console"
+for suite in pte_ref percpu_ref; do
+	grep -qE "ok [0-9]+ $suite\s*$" "$console" || die "suite $suite did not pass, see $console"
+done
+if grep -n '# SKIP' "$console"; then
+	die "a test was skipped, see $console"
+fi
+"$top/scripts/check-log.sh" "$console"

@@ -1,0 +1,44 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# Runs the KUnit suites of the series on UML with two CPUs and prints what kunit.py
+# says; the exit status is that of kunit.py. Fails too if a test was skipped and
+# does not say why. FILTER: suite or suite.test, as kunit.py takes it.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+src=${SRC:-$build/src/pte_ref}
+out=${OUT:-$build/kunit-um}
+
+[ -f "$src/Makefile" ] || die "$src is missing: run make source"
+need make gcc bc flex bison python3
+need_space "$build" 1500
+lock kunit
+
+cc=gcc
+if command -v ccache >/dev/null; then
+	cc="ccache gcc"
+	export CCACHE_DIR=${CCACHE_DIR:-$build/ccache}
+	export CCACHE_BASEDIR=${CCACHE_BASEDIR:-$build}
+	export CCACHE_DEPEND=1
+	export CCACHE_MAXSIZE=${CCACHE_MAXSIZE:-5G}
+fi
+
+step kunit "KUnit on UML"
+mkdir -p "$out"
+rm -f "$out/test.log"
+status=0
+env -C "$src" -u ARCH -u BUILD -u KERNEL -u DEBUG -u LINUX PYTHONDONTWRITEBYTECODE=1 \
+	timeout -k 10 "${TIMEOUT:-1500}" python3 tools/testing/kunit/kunit.py run \
+	--kunitconfig "$top/configs/um.kunitconfig" --build_dir "$out" \
+	--make_options "CC=$cc" --make_options "HOSTCC=$cc" \
+	--jobs "${JOBS:-$(nproc)}" --timeout 300 --kernel_args ncpus=2 --kernel_args seccomp=on \
+	${FILTER:+"$FILTER"} </dev/null || status=$?
+step_done
+[ "$status" -ne 124 ] || die "time limit of ${TIMEOUT:-1500} s reached, see $out/test.log"
+[ "$status" -eq 0 ] || exit "$status"
+[ -s "$out/test.log" ] || die "no test has run"
+if grep -qE '# SKIP *$' "$out/test.log"; then
+	die "a test was skipped without a reason, see $out/test.log"
+fi
+"$top/scripts/check-log.sh" "$out/test.log"

@@ -1,0 +1,96 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# Runs the kselftest of mm in a guest, with the kernel pte_ref, where all of it must
+# pass, and with stock, where each case of "reclaim" must fail because tables are
+# kept, but the one that CONFIG_PT_RECLAIM knows, and all else must pass. Arguments
+# choose: pte_ref, stock. The output of the program is kept in BUILD/log.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+src=$build/src/pte_ref
+out=$build/selftest
+prog=$out/pte_ref
+mm=tools/testing/selftests/mm
+limit=${TIMEOUT:-300}
+# This case passes on stock, and this one needs what stock lacks.
+pt_reclaim=reclaim.aligned
+skipped=data.no_growth
+
+[ -f "$src/Makefile" ] || die "no source: run make source"
+need make gcc losetup mkswap swapon
+lock selftest
+mkdir -p "$out" "$build/log"
+
+step selftest "build"
+kmake -C "$src" O="$out/headers" ARCH=x86 headers </dev/null >"$build/log/selftest.build.log" 2>&1 ||
+	die "no kernel headers, see $build/log/selftest.build.log"
+cflags=(-static -O2 -Wall -Wextra -Wno-sign-compare -isystem "$out/headers/usr/include"
+	-I "$src/tools/testing/selftests" -I "$src/$mm")
+gcc "${cflags[@]}" -o "$prog.tmp" "$top/$mm/pte_ref.c" "$src/$mm/vm_util.c" -lpthread
+mv "$prog.tmp" "$prog"
+step_done
+
+# In the guest: swap on a loop device, then the program.
+guest="set -e; truncate -s 64M /tmp/swap; swap=\$(losetup -f --show /tmp/swap)
+	mkswap -q \"\$swap\"; swapon \"\$swap\"; cd /tmp; exec '$prog'"
+
+# verdict KERNEL OUTPUT: what is wrong with a run, one to a line.
+verdict()
+{
+	awk -v kernel="$1" -v aligned="$pt_reclaim" -v skipped="$skipped" '
+		/^# .*:[0-9]+:.* tables kept$/ {
+			sub(/:[0-9]+ tables kept$/, "")
+			sub(/.*:/, "")
+			kept[$0] = 1
+		}
+		/^1\.\.[0-9]+$/ { plan = substr($0, 4) + 0 }
+		/^(not )?ok / {
+			ran++
+			ok = $1 == "ok"
+			name = ok ? $3 : $4
+			skip = /# SKIP/
+			test = name
+			sub(/^[a-z]+\./, "", test)
+			must_fail = kernel == "stock" && name ~ /^reclaim\./ && name != aligned
+			if (skip && !(kernel == "stock" && name == skipped))
+				print name ": skipped:" substr($0, index($0, "# SKIP") + 6)
+			else if (ok && must_fail)
+				print name ": passes without pte_ref"
+			else if (!ok && !must_fail)
+				print name ": failed"
+			else if (!ok && !(test in kept))
+				print name ": failed, but not because tables are kept"
+		}
+		END {
+			if (!plan || ran != plan)
+				printf "%d of %d cases have a result\n", ran, plan
+		}' "$2"
+}
+
+[ $# -gt 0 ] || set -- pte_ref stock
+bad=0
+for kernel; do
+	output=$build/log/selftest-$kernel.log
+	console=$build/log/console-selftest-$kernel.log
+	status=0
+	step selftest "$kernel"
+	KERNEL=$kernel NAME=selftest-$kernel TIMEOUT=$limit RUN=$guest "$top/scripts/boot.sh" \
+		</dev/null >"$output" 2>&1 || status=$?
+	step_done
+	wrong=$(
+		verdict "$kernel" "$output"
+		[ $status -lt 124 ] || tail -n 1 "$output"
+		"$top/scripts/check-log.sh" "$console" 2>&1 || true
+	)
+	passed=$(grep -cE '^ok ' "$output" || true)
+	failed=$(grep -cE '^not ok ' "$output" || true)
+	if [ -z "$wrong" ]; then
+		echo "$kernel: as it must be: $passed cases pass, $failed fail"
+	else
+		bad=$((bad + 1))
+		log "$wrong"
+		echo "$kernel: wrong: $passed cases pass, $failed fail, see $output"
+	fi
+done
+[ $bad -eq 0 ]

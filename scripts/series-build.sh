@@ -1,0 +1,35 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# Builds mm/ fs/ kernel/ lib/ arch/x86/ after each commit of the series, with
+# CONFIG_FREE_USER_PTE on and off.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+tree=$build/series-build/tree
+export TARGETS='mm/ fs/ kernel/ lib/ arch/x86/' SRC=$tree
+
+mkdir -p "$build/series-build"
+TREE=$tree "$top/scripts/tree.sh"
+mapfile -t commits < <(git -C "$tree" rev-list --reverse pristine..pte_ref)
+trap 'git -C "$tree" checkout -q -f pte_ref' EXIT
+n=0
+for c in "${commits[@]}"; do
+	n=$((n + 1))
+	git -C "$tree" checkout -q -f "$c"
+	log "[series-build] $n/${#commits[@]} $(git -C "$tree" log -1 --format=%s)"
+	values=n
+	# Before the commit that brings the symbol there is only off.
+	if grep -qx 'config FREE_USER_PTE' "$tree/mm/Kconfig"; then
+		values='n y'
+	fi
+	for v in $values; do
+		config=
+		if [ "$v" = y ]; then
+			config=FREE_USER_PTE=y
+		fi
+		KERNEL=stock OUT=$build/series-build/$v EXTRA_CONFIG=$config "$top/scripts/kernel.sh" ||
+			 die "commit $n does not build with FREE_USER_PTE=$v: $(git -C "$tree" log -1 --format=%s "$c")"
+	done
+done
+log "[series-build] ${#commits[@]} commits build"

@@ -1,0 +1,57 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# Makes BUILD/tree: a git tree to work in. Its first commit, tagged "pristine",
+# is the stock source; then comes one commit for each line of patches/series.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+stock=$build/src/stock
+tree=$(realpath -m "${TREE:-$build/tree}")
+git=(git -C "$tree" -c core.quotePath=false -c commit.gpgSign=false -c core.hooksPath=/dev/null
+	-c gc.auto=0)
+
+lock tree
+need git
+[ -f "$build/src/stock.stamp" ] || die "no source: run make source"
+
+if [ -d "$tree" ]; then
+	[ -e "$tree/.git" ] || die "$tree exists and is no git tree"
+	if [ "$("${git[@]}" rev-parse HEAD)" != "$(cat "$tree/.git/refreshed" 2>/dev/null)" ] ||
+		[ -n "$("${git[@]}" status --porcelain)" ]; then
+		die "$tree holds work that is not in patches/: run make refresh, or remove it"
+	fi
+	# A tree that the user works in may have changed under the same name.
+	if grep -q "^tree " "$build/src/stock.stamp" ||
+		! cmp -s "$tree/.git/source" "$build/src/stock.stamp"; then
+		rm -rf "$tree"
+	fi
+fi
+if [ ! -d "$tree" ]; then
+	step tree "git tree of the stock source"
+	need_space "$build" 3000
+	rm -rf "$tree.tmp"
+	cp -a "$stock" "$tree.tmp"
+	git init -q -b pte_ref "$tree.tmp"
+	git -C "$tree.tmp" add -f -A
+	GIT_AUTHOR_DATE='1970-01-01T00:00:00Z' GIT_COMMITTER_DATE='1970-01-01T00:00:00Z' \
+		git -C "$tree.tmp" -c user.name=pristine -c user.email=pristine@localhost \
+		-c commit.gpgSign=false -c gc.auto=0 commit -q -m "Linux $(sed 's/.* //' "$build/src/stock.stamp")"
+	git -C "$tree.tmp" tag pristine
+	cp "$build/src/stock.stamp" "$tree.tmp/.git/source"
+	git -C "$tree.tmp" rev-parse HEAD >"$tree.tmp/.git/refreshed"
+	mv "$tree.tmp" "$tree"
+	step_done
+fi
+
+step tree "commits of patches/series"
+"${git[@]}" reset -q --hard pristine
+rm -f "$tree/.git/refreshed"
+"$top/scripts/commit-series.sh" "$tree" || {
+	# Nothing of a series that does not apply is left to be taken for work.
+	"${git[@]}" reset -q --hard pristine
+	"${git[@]}" rev-parse HEAD >"$tree/.git/refreshed"
+	exit 1
+}
+"${git[@]}" rev-parse HEAD >"$tree/.git/refreshed"
+step_done

@@ -1,0 +1,1871 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Empty user PTE tables are given back (CONFIG_FREE_USER_PTE).
+ *
+ * The cases of "reclaim" empty tables in each way that a zap, or what comes
+ * after it, can empty them, and fail where the tables stay.  A kernel without
+ * pte_ref passes "aligned" at most, and only with CONFIG_PT_RECLAIM.  The cases
+ * of "data" hold on every kernel: nothing is lost, nobody sees the data of
+ * somebody else and no system call fails while tables come and go.
+ *
+ * Tables are counted by VmPTE.  It counts those of the whole process and also
+ * PMD tables, so each test has an area of its own, below one PMD table that is
+ * there before the count starts, and everything else that it uses is mapped
+ * before.
+ */
+#define _GNU_SOURCE
+#include "kselftest_harness.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+#include <linux/mman.h>
+#include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include "vm_util.h"
+
+/* Pages of a table that a test uses: all of them if pages have 4 KiB. */
+#define PER_TABLE	512
+/* What is not freed on completion must be freed after that time. */
+#define SOON_MS		1000
+/* How long threads and processes disturb each other. */
+#define STRESS_MS	1500
+#define STRESS_WORKERS	4
+#define STACK_SIZE	(256 << 10)
+
+struct area {
+	char *pud;		/* three unused ranges of a PMD table each */
+	char *start;		/* the first one; the area of most tests */
+	size_t table_size;	/* bytes that a PTE table maps */
+	size_t pud_size;	/* bytes that a PMD table maps */
+	size_t step;		/* distance of the pages that a test uses */
+	char *anchor;		/* last table of the area: in use all the time */
+	long base;		/* VmPTE, in tables, with an empty area */
+	int pagemap;
+	cpu_set_t cpus;		/* that the test was started with */
+	int cpu[2];		/* two of them; the same if there is one only */
+};
+
+static long now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+}
+
+static long now_us(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * 1000000 + ts.tv_nsec / 1000;
+}
+
+/* A file as a string, until the next call.  Not by stdio, which allocates. */
+static char *slurp(const char *name)
+{
+	static char buf[256 << 10];
+	size_t len = 0;
+	ssize_t ret;
+	int fd;
+
+	fd = open(name, O_RDONLY);
+	if (fd < 0)
+		return NULL;
+	do {
+		ret = read(fd, buf + len, sizeof(buf) - 1 - len);
+		if (ret > 0)
+			len += ret;
+	} while (ret > 0);
+	close(fd);
+	buf[len] = 0;
+	return buf;
+}
+
+/* The number that follows a word at the start of a line, or -1. */
+static long read_number(const char *name, const char *word)
+{
+	char *line = slurp(name);
+	size_t len = strlen(word);
+
+	while (line) {
+		if (!strncmp(line, word, len) && strchr(": \t", line[len]))
+			return strtol(line + len + 1, NULL, 10);
+		line = strchr(line, '\n');
+		if (line)
+			line++;
+	}
+	return -1;
+}
+
+static long all_tables(void)
+{
+	return read_number("/proc/self/status", "VmPTE") * 1024 / psize();
+}
+
+static long tables(struct area *a)
+{
+	return all_tables() - a->base;
+}
+
+static void pin(int cpu)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	sched_setaffinity(0, sizeof(set), &set);
+}
+
+/* Have the tables of the program, its libraries, heap and stack. */
+static void populate_self(void)
+{
+	char *line = slurp("/proc/self/maps");
+	unsigned long start, end;
+	char perm;
+
+	while (line) {
+		if (sscanf(line, "%lx-%lx %c", &start, &end, &perm) == 3 && perm == 'r')
+			madvise((void *)start, end - start, MADV_POPULATE_READ);
+		line = strchr(line, '\n');
+		if (line)
+			line++;
+	}
+}
+
+static void area_init(struct __test_metadata *_metadata, struct area *a)
+{
+	size_t len;
+	char *heap;
+	int i, n = 0;
+
+	a->table_size = (size_t)psize() * (psize() / sizeof(uint64_t));
+	a->pud_size = a->table_size * (psize() / sizeof(uint64_t));
+	a->step = a->table_size / PER_TABLE;
+
+	len = 4 * a->pud_size;
+	a->pud = mmap(NULL, len, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	ASSERT_NE(a->pud, MAP_FAILED);
+	a->pud = (char *)(((unsigned long)a->pud + a->pud_size - 1) & ~(a->pud_size - 1));
+	a->start = a->pud;
+	a->anchor = a->start + a->pud_size - a->table_size;
+	ASSERT_EQ(mprotect(a->anchor, a->table_size, PROT_READ | PROT_WRITE), 0);
+	madvise(a->anchor, a->table_size, MADV_NOHUGEPAGE);
+	*a->anchor = 1;
+
+	a->pagemap = open("/proc/self/pagemap", O_RDONLY);
+	ASSERT_GE(a->pagemap, 0);
+
+	/*
+	 * One CPU, so that a table does not get percpu counters unless a test
+	 * wants that, and is freed on completion of the zap.
+	 */
+	ASSERT_EQ(sched_getaffinity(0, sizeof(a->cpus), &a->cpus), 0);
+	for (i = 0; i < CPU_SETSIZE && n < 2; i++)
+		if (CPU_ISSET(i, &a->cpus))
+			a->cpu[n++] = i;
+	ASSERT_NE(n, 0);
+	if (n == 1)
+		a->cpu[1] = a->cpu[0];
+	pin(a->cpu[0]);
+
+	/* What libc is going to allocate. */
+	heap = malloc(64 << 10);
+	ASSERT_NE(heap, NULL);
+	memset(heap, 1, 64 << 10);
+	free(heap);
+	populate_self();
+	all_tables();
+	a->base = all_tables();
+	ASSERT_GT(a->base, 0);
+}
+
+static void area_exit(struct area *a)
+{
+	if (a->pagemap > 0)
+		close(a->pagemap);
+}
+
+static char *table(struct area *a, int nr)
+{
+	return a->start + nr * a->table_size;
+}
+
+static char *page(struct area *a, char *start, int nr)
+{
+	return start + nr * a->step;
+}
+
+/* A mapping of small pages at a place in the area. */
+static char *map(char *addr, size_t len, int flags, int fd, off_t off)
+{
+	int prot = PROT_READ | PROT_WRITE;
+	char *p;
+
+	if (fcntl(fd, F_GETFL) != -1 && (fcntl(fd, F_GETFL) & O_ACCMODE) == O_RDONLY)
+		prot = PROT_READ;
+	p = mmap(addr, len, prot, flags | MAP_FIXED, fd, off);
+	/* Fails without CONFIG_TRANSPARENT_HUGEPAGE, where it is not needed. */
+	if (p != MAP_FAILED)
+		madvise(p, len, MADV_NOHUGEPAGE);
+	return p;
+}
+
+static char *map_anon(char *addr, size_t len)
+{
+	return map(addr, len, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+}
+
+static int new_memfd(size_t len)
+{
+	int fd = memfd_create("pte_ref", MFD_CLOEXEC);
+
+	if (fd >= 0 && ftruncate(fd, len)) {
+		close(fd);
+		fd = -1;
+	}
+	return fd;
+}
+
+static char *map_memfd(char *addr, size_t len, int fd)
+{
+	return map(addr, len, MAP_SHARED, fd, 0);
+}
+
+static uint64_t *last_word(void *p)
+{
+	return (uint64_t *)((char *)p + psize()) - 1;
+}
+
+static uint64_t pattern(char *p)
+{
+	return (uint64_t)(unsigned long)p ^ 0x5a5a5a5a5a5a5a5aULL;
+}
+
+static void fill(struct area *a, char *start, size_t len)
+{
+	char *p;
+
+	for (p = start; p < start + len; p += a->step) {
+		*(uint64_t *)p = pattern(p);
+		*last_word(p) = ~pattern(p);
+	}
+}
+
+/* Pages that do not have what fill() wrote when they were at @from. */
+static int bad_moved_pages(struct area *a, char *start, size_t len, char *from)
+{
+	char *p, *old;
+	int bad = 0;
+
+	for (p = start, old = from; p < start + len; p += a->step, old += a->step)
+		if (*(uint64_t *)p != pattern(old) || *last_word(p) != ~pattern(old))
+			bad++;
+	return bad;
+}
+
+static int bad_pages(struct area *a, char *start, size_t len)
+{
+	return bad_moved_pages(a, start, len, start);
+}
+
+static int nonzero_pages(struct area *a, char *start, size_t len)
+{
+	int bad = 0;
+	char *p;
+
+	for (p = start; p < start + len; p += a->step)
+		if (FORCE_READ(*(uint64_t *)p) || *last_word(p))
+			bad++;
+	return bad;
+}
+
+/* Entries with one of these bits in pagemap. */
+static int count_pagemap(struct area *a, char *start, size_t len, uint64_t bits)
+{
+	int nr = 0;
+	char *p;
+
+	for (p = start; p < start + len; p += a->step)
+		if (pagemap_get_entry(a->pagemap, p) & bits)
+			nr++;
+	return nr;
+}
+
+/* madvise() in pieces of 1 / @parts of a table. */
+static int advise_pieces(struct area *a, char *start, size_t len, int parts, int advice)
+{
+	size_t piece = a->table_size / parts;
+	char *p;
+
+	for (p = start; p < start + len; p += piece)
+		if (madvise(p, piece, advice))
+			return -1;
+	return 0;
+}
+
+static int zap_pages(struct area *a, char *start, size_t len)
+{
+	return advise_pieces(a, start, len, PER_TABLE, MADV_DONTNEED);
+}
+
+static int punch(int fd, off_t off, off_t len)
+{
+	return fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, off, len);
+}
+
+/*
+ * What scripts look for to see that a case failed because tables were kept, and
+ * not for another reason: "tables kept".
+ */
+static void expect_tables(struct __test_metadata *_metadata, struct area *a, long left)
+{
+	long nr = tables(a);
+
+	if (nr > left)
+		TH_LOG("%ld tables kept", nr - left);
+	ASSERT_EQ(nr, left);
+}
+
+/* The system call that emptied the tables freed them. */
+static void expect_freed(struct __test_metadata *_metadata, struct area *a, long left)
+{
+	expect_tables(_metadata, a, left);
+}
+
+/* They are freed by deferred work. */
+static void expect_freed_soon(struct __test_metadata *_metadata, struct area *a, long left)
+{
+	long end = now_ms() + SOON_MS;
+
+	while (tables(a) > left && now_ms() < end)
+		usleep(1000);
+	expect_tables(_metadata, a, left);
+}
+
+/* MADV_PAGEOUT until no page is mapped; some may be in use for a while. */
+static int pageout(struct area *a, char *start, size_t len)
+{
+	long end = now_ms() + 5 * SOON_MS;
+	int nr;
+
+	do {
+		if (madvise(start, len, MADV_PAGEOUT))
+			return -1;
+		nr = count_pagemap(a, start, len, PM_PRESENT);
+	} while (nr && now_ms() < end);
+	return nr;
+}
+
+static bool swap_is_on(void)
+{
+	return read_number("/proc/meminfo", "SwapFree") > 0;
+}
+
+static bool thp_is_on(void)
+{
+	char *enabled = slurp("/sys/kernel/mm/transparent_hugepage/enabled");
+
+	return enabled && !strstr(enabled, "[never]");
+}
+
+/* A huge page at @p, or NULL. */
+static char *map_huge(struct area *a, char *p)
+{
+	long end = now_ms() + SOON_MS;
+
+	do {
+		p = mmap(p, a->table_size, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+		if (p == MAP_FAILED || madvise(p, a->table_size, MADV_HUGEPAGE))
+			return NULL;
+		fill(a, p, a->table_size);
+		if (check_huge_anon(p, 1, a->table_size))
+			return p;
+	} while (now_ms() < end);
+	return NULL;
+}
+
+static int collapse(struct area *a, char *p)
+{
+	long end = now_ms() + 5 * SOON_MS;
+
+	if (madvise(p, a->table_size, MADV_HUGEPAGE))
+		return -1;
+	while (madvise(p, a->table_size, MADV_COLLAPSE)) {
+		if ((errno != EAGAIN && errno != EBUSY) || now_ms() > end)
+			return -1;
+	}
+	return 0;
+}
+
+/*
+ * Use a table on two CPUs in turn, so often that its ref gets percpu counters.
+ * A page other than the first one must be populated.
+ */
+static void use_on_two_cpus(struct area *a, char *p)
+{
+	int i;
+
+	for (i = 0; i < 220; i++) {
+		pin(a->cpu[i & 1]);
+		*(uint64_t *)p = i;
+		madvise(p, psize(), MADV_DONTNEED);
+	}
+	pin(a->cpu[0]);
+}
+
+static int new_uffd(uint64_t features)
+{
+	struct uffdio_api api = { .api = UFFD_API, .features = features };
+	int fd = syscall(__NR_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY);
+
+	if (fd >= 0 && ioctl(fd, UFFDIO_API, &api)) {
+		close(fd);
+		fd = -1;
+	}
+	return fd;
+}
+
+static int uffd_wp(int fd, char *p, size_t len, bool on)
+{
+	struct uffdio_writeprotect wp = {
+		.range = { .start = (unsigned long)p, .len = len },
+		.mode = on ? UFFDIO_WRITEPROTECT_MODE_WP : 0,
+	};
+
+	return ioctl(fd, UFFDIO_WRITEPROTECT, &wp);
+}
+
+/* A thread with its stack in the area, so that it brings no tables of its own. */
+static int start_thread(struct area *a, int nr, pthread_t *thread,
+			void *(*fn)(void *), void *arg)
+{
+	pthread_attr_t attr;
+	int ret;
+
+	pthread_attr_init(&attr);
+	pthread_attr_setstack(&attr, a->anchor + a->table_size / 8 + nr * STACK_SIZE, STACK_SIZE);
+	ret = pthread_create(thread, &attr, fn, arg);
+	pthread_attr_destroy(&attr);
+	return ret;
+}
+
+/*
+ * A worker fills, checks and zaps pages that no other worker writes to, in
+ * tables that all of them use.  Of each GROUP pages it owns those with its
+ * number.  It never has many pages, so that tables become empty.
+ */
+#define GROUP		4
+
+struct worker {
+	pthread_t thread;
+	struct area *area;
+	int nr, nr_workers;
+	char *start;
+	int nr_pages;
+	int fd;			/* to punch holes into, or -1: MADV_DONTNEED */
+	off_t fd_offset;
+	unsigned int seed;
+	unsigned int pause_us;	/* after each round */
+	bool *stop;
+	unsigned long rounds;
+	const char *error;	/* what went wrong */
+	char *where;
+	int err;
+};
+
+/* What a page of a worker holds: who wrote it, which page it is, and a count. */
+static uint64_t worker_tag(struct worker *w, unsigned long nr_page)
+{
+	return (uint64_t)(w->nr + 1) << 56 | (uint64_t)nr_page << 32 |
+	       (uint32_t)(w->rounds + 1);
+}
+
+static bool worker_bad(struct worker *w, char *where, const char *error)
+{
+	w->error = error;
+	w->where = where;
+	w->err = errno;
+	return false;
+}
+
+static int worker_zap(struct worker *w, unsigned long nr_page, size_t len)
+{
+	size_t offset = nr_page * w->area->step;
+
+	if (w->fd >= 0)
+		return punch(w->fd, w->fd_offset + offset, len);
+	return madvise(w->start + offset, len, MADV_DONTNEED);
+}
+
+static bool worker_round(struct worker *w)
+{
+	struct area *a = w->area;
+	unsigned long groups, nr_page, nr;
+	size_t len;
+	uint64_t tag;
+	char *p;
+
+	errno = 0;
+	/* A group of the worker, and the first or the last pages of it. */
+	groups = w->nr_pages / GROUP / w->nr_workers;
+	nr_page = ((rand_r(&w->seed) % groups) * w->nr_workers + w->nr) * GROUP;
+	nr = 1 + rand_r(&w->seed) % GROUP;
+	nr_page += rand_r(&w->seed) % (GROUP - nr + 1);
+	p = page(a, w->start, nr_page);
+	len = nr * a->step;
+	tag = worker_tag(w, nr_page);
+
+	for (char *q = p; q < p + len; q += a->step) {
+		if (FORCE_READ(*(uint64_t *)q) || FORCE_READ(*last_word(q)))
+			return worker_bad(w, q, "not zero before the first write");
+		__atomic_store_n((uint64_t *)q, tag, __ATOMIC_RELAXED);
+		__atomic_store_n(last_word(q), tag, __ATOMIC_RELEASE);
+	}
+	if (rand_r(&w->seed) % 8 == 0)
+		sched_yield();
+	for (char *q = p; q < p + len; q += a->step)
+		if (FORCE_READ(*(uint64_t *)q) != tag || FORCE_READ(*last_word(q)) != tag)
+			return worker_bad(w, q, "data lost");
+
+	if (worker_zap(w, nr_page, len))
+		return worker_bad(w, p, "zap failed");
+	for (char *q = p; q < p + len; q += a->step)
+		if (FORCE_READ(*(uint64_t *)q) || FORCE_READ(*last_word(q)))
+			return worker_bad(w, q, "not zero after the zap");
+	/* The reads brought zero pages. */
+	if (worker_zap(w, nr_page, len))
+		return worker_bad(w, p, "zap of zero pages failed");
+	w->rounds++;
+	return true;
+}
+
+static void *worker_thread(void *arg)
+{
+	struct worker *w = arg;
+
+	sched_setaffinity(0, sizeof(w->area->cpus), &w->area->cpus);
+	while (!__atomic_load_n(w->stop, __ATOMIC_RELAXED)) {
+		if (!worker_round(w))
+			break;
+		if (w->pause_us)
+			usleep(w->pause_us);
+	}
+	return NULL;
+}
+
+static void worker_init(struct worker *w, struct area *a, int nr, int nr_workers,
+			char *start, int nr_pages, bool *stop)
+{
+	memset(w, 0, sizeof(*w));
+	w->area = a;
+	w->nr = nr;
+	w->nr_workers = nr_workers;
+	w->start = start;
+	w->nr_pages = nr_pages;
+	w->fd = -1;
+	w->seed = nr + 1;
+	w->stop = stop;
+}
+
+/* A page that a worker may be busy with: zero, or what it writes there. */
+static bool worker_page_ok(char *p, int nr, unsigned long nr_page)
+{
+	uint64_t first = FORCE_READ(*(uint64_t *)p);
+	uint64_t tag = (uint64_t)(nr + 1) << 56;
+	unsigned long group_page = nr_page / GROUP * GROUP;
+	unsigned long tag_page = (uint32_t)(first >> 32) & 0xffffff;
+
+	if (!first)
+		return true;
+	return (first & (0xffULL << 56)) == tag && tag_page >= group_page && tag_page <= nr_page;
+}
+
+static void start_workers(struct __test_metadata *_metadata, struct worker *w, int nr)
+{
+	for (int i = 0; i < nr; i++)
+		ASSERT_EQ(start_thread(w[i].area, i, &w[i].thread, worker_thread, &w[i]), 0);
+}
+
+static void worker_result(struct __test_metadata *_metadata, struct worker *w)
+{
+	if (w->error)
+		TH_LOG("worker %d, page %p, round %lu: %s, errno %d", w->nr, w->where, w->rounds,
+		       w->error, w->err);
+	EXPECT_EQ(w->error, NULL);
+	EXPECT_NE(w->rounds, 0UL);
+}
+
+static void stop_workers(struct __test_metadata *_metadata, struct worker *w, int nr, bool *stop)
+{
+	__atomic_store_n(stop, true, __ATOMIC_RELAXED);
+	for (int i = 0; i < nr; i++)
+		pthread_join(w[i].thread, NULL);
+	for (int i = 0; i < nr; i++)
+		worker_result(_metadata, &w[i]);
+}
+
+/* Exit status of a child, or -1. */
+static int wait_child(pid_t pid)
+{
+	int status;
+
+	if (pid < 0 || waitpid(pid, &status, 0) != pid || !WIFEXITED(status))
+		return -1;
+	return WEXITSTATUS(status);
+}
+
+FIXTURE(reclaim)
+{
+	struct area a;
+};
+
+FIXTURE_SETUP(reclaim)
+{
+	area_init(_metadata, &self->a);
+}
+
+FIXTURE_TEARDOWN(reclaim)
+{
+	area_exit(&self->a);
+}
+
+FIXTURE(data)
+{
+	struct area a;
+};
+
+FIXTURE_SETUP(data)
+{
+	area_init(_metadata, &self->a);
+}
+
+FIXTURE_TEARDOWN(data)
+{
+	area_exit(&self->a);
+}
+
+static void zap_filled(struct __test_metadata *_metadata, struct area *a, int parts)
+{
+	size_t len = 4 * a->table_size;
+	char *p = map_anon(table(a, 0), len);
+
+	ASSERT_NE(p, MAP_FAILED);
+	/* Twice: a table that comes after one that was freed is counted as well. */
+	for (int i = 0; i < 2; i++) {
+		ASSERT_EQ(nonzero_pages(a, p, len), 0);
+		fill(a, p, len);
+		ASSERT_EQ(bad_pages(a, p, len), 0);
+		ASSERT_EQ(tables(a), 4);
+		ASSERT_EQ(advise_pieces(a, p, len, parts, MADV_DONTNEED), 0);
+		ASSERT_EQ(count_pagemap(a, p, len, PM_PRESENT | PM_SWAP), 0);
+		expect_freed(_metadata, a, 0);
+	}
+}
+
+/* The one case that CONFIG_PT_RECLAIM knows. */
+TEST_F(reclaim, aligned)
+{
+	zap_filled(_metadata, &self->a, 1);
+}
+
+TEST_F(reclaim, pieces_4k)
+{
+	zap_filled(_metadata, &self->a, 512);
+}
+
+TEST_F(reclaim, pieces_64k)
+{
+	zap_filled(_metadata, &self->a, 32);
+}
+
+TEST_F(reclaim, pieces_1m)
+{
+	zap_filled(_metadata, &self->a, 2);
+}
+
+TEST_F(reclaim, straddling)
+{
+	struct area *a = &self->a;
+	char *p = map_anon(table(a, 0), 2 * a->table_size);
+
+	ASSERT_NE(p, MAP_FAILED);
+	p += a->table_size / 2;
+	fill(a, p, a->table_size);
+	ASSERT_EQ(tables(a), 2);
+	ASSERT_EQ(madvise(p, a->table_size, MADV_DONTNEED), 0);
+	expect_freed(_metadata, a, 0);
+}
+
+/* The table goes with its last page, whoever zaps that. */
+TEST_F(reclaim, last_page)
+{
+	struct area *a = &self->a;
+	char *p = map_anon(table(a, 0), a->table_size);
+	char *last = page(a, p, PER_TABLE / 2);
+
+	ASSERT_NE(p, MAP_FAILED);
+	fill(a, p, a->table_size);
+	ASSERT_EQ(zap_pages(a, p, last - p), 0);
+	ASSERT_EQ(zap_pages(a, last + a->step, a->table_size / 2 - a->step), 0);
+	ASSERT_EQ(tables(a), 1);
+	ASSERT_EQ(bad_pages(a, last, a->step), 0);
+	ASSERT_EQ(madvise(last, psize(), MADV_DONTNEED), 0);
+	expect_freed(_metadata, a, 0);
+}
+
+TEST_F(reclaim, two_vmas)
+{
+	struct area *a = &self->a;
+	size_t half = a->table_size / 2;
+	char *p = map_anon(table(a, 0), a->table_size);
+
+	ASSERT_NE(p, MAP_FAILED);
+	fill(a, p, a->table_size);
+	ASSERT_EQ(mprotect(p, half, PROT_READ), 0);
+	ASSERT_EQ(madvise(p, half, MADV_DONTNEED), 0);
+	ASSERT_EQ(bad_pages(a, p + half, half), 0);
+	ASSERT_EQ(tables(a), 1);
+	ASSERT_EQ(madvise(p + half, half, MADV_DONTNEED), 0);
+	expect_freed(_metadata, a, 0);
+}
+
+/* munmap() leaves the tables at the edges to the neighbours, who have no page. */
+TEST_F(reclaim, neighbour_unmapped)
+{
+	struct area *a = &self->a;
+	char *p = map_anon(table(a, 0), 3 * a->table_size);
+
+	ASSERT_NE(p, MAP_FAILED);
+	p += a->table_size / 2;
+	fill(a, p, 2 * a->table_size);
+	ASSERT_EQ(tables(a), 3);
+	ASSERT_EQ(munmap(p, 2 * a->table_size), 0);
+	expect_freed_soon(_metadata, a, 0);
+}
+
+/* As before, but both edges are in one table. */
+TEST_F(reclaim, hole_unmapped)
+{
+	struct area *a = &self->a;
+	char *p = map_anon(table(a, 0), a->table_size);
+
+	ASSERT_NE(p, MAP_FAILED);
+	p = page(a, p, 3);
+	fill(a, p, 5 * a->step);
+	ASSERT_EQ(tables(a), 1);
+	ASSERT_EQ(munmap(p, 5 * a->step), 0);
+	expect_freed_soon(_metadata, a, 0);
+}
+
+TEST_F(reclaim, zero_pages)
+{
+	struct area *a = &self->a;
+	size_t len = 2 * a->table_size;
+	char *p = map_anon(table(a, 0), len);
+
+	ASSERT_NE(p, MAP_FAILED);
+	ASSERT_EQ(nonzero_pages(a, p, len), 0);
+	ASSERT_EQ(tables(a), 2);
+	ASSERT_EQ(zap_pages(a, p, len), 0);
+	expect_freed(_metadata, a, 0);
+}
+
+TEST_F(reclaim, mlocked)
+{
+	struct area *a = &self->a;
+	size_t len = 16 * a->step;
+	char *p = map_anon(table(a, 0), len);
+
+	ASSERT_NE(p, MAP_FAILED);
+	if (mlock(p, len))
+		SKIP(return, "mlock: %s", strerror(errno));
+	ASSERT_EQ(tables(a), 1);
+	ASSERT_EQ(advise_pieces(a, p, len, PER_TABLE, MADV_DONTNEED_LOCKED), 0);
+	expect_freed(_metadata, a, 0);
+}
+
+/* The entries go through rmap, long after the system call. */
+TEST_F(reclaim, madv_free)
+{
+	struct area *a = &self->a;
+	size_t len = 2 * a->table_size;
+	char *p = map_anon(table(a, 0), len);
+
+	ASSERT_NE(p, MAP_FAILED);
+	fill(a, p, len);
+	ASSERT_EQ(madvise(p, len, MADV_FREE), 0);
+	ASSERT_EQ(tables(a), 2);
+	ASSERT_EQ(pageout(a, p, len), 0);
+	ASSERT_EQ(count_pagemap(a, p, len, PM_PRESENT | PM_SWAP), 0);
+	expect_freed_soon(_metadata, a, 0);
+	ASSERT_EQ(nonzero_pages(a, p, len), 0);
+}
+
+TEST_F(reclaim, swapped_out)
+{
+	struct area *a = &self->a;
+	size_t len = a->table_size;
+	char *p = map_anon(table(a, 0), len);
+
+	if (!swap_is_on())
+		SKIP(return, "no swap");
+	ASSERT_NE(p, MAP_FAILED);
+	fill(a, p, len);
+	ASSERT_EQ(pageout(a, p, len), 0);
+	ASSERT_EQ(count_pagemap(a, p, len, PM_SWAP), PER_TABLE);
+	ASSERT_EQ(tables(a), 1);
+	ASSERT_EQ(zap_pages(a, p, len), 0);
+	expect_freed(_metadata, a, 0);
+}
+
+TEST_F(reclaim, process_madvise)
+{
+	struct area *a = &self->a;
+	char *p = map_anon(table(a, 0), a->table_size);
+	struct iovec vec[PER_TABLE / 2];
+	int fd = syscall(__NR_pidfd_open, getpid(), 0);
+	ssize_t ret;
+
+	ASSERT_GE(fd, 0);
+	ASSERT_NE(p, MAP_FAILED);
+	fill(a, p, a->table_size);
+	for (int first = 0; first < 2; first++) {
+		ASSERT_EQ(tables(a), 1);
+		for (int i = 0; i < PER_TABLE / 2; i++) {
+			vec[i].iov_base = page(a, p, 2 * i + first);
+			vec[i].iov_len = psize();
+		}
+		ret = syscall(__NR_process_madvise, fd, vec, PER_TABLE / 2, MADV_DONTNEED, 0);
+		if (ret < 0 && errno != EFAULT && errno != ENOMEM)
+			SKIP(return, "process_madvise(MADV_DONTNEED): %s", strerror(errno));
+		ASSERT_EQ(ret, (ssize_t)psize() * PER_TABLE / 2);
+	}
+	expect_freed(_metadata, a, 0);
+	close(fd);
+}
+
+TEST_F(reclaim, ftruncate)
+{
+	struct area *a = &self->a;
+	size_t len = 2 * a->table_size;
+	int fd = new_memfd(len);
+	char *p = map_memfd(table(a, 0), len, fd);
+
+	ASSERT_NE(p, MAP_FAILED);
+	fill(a, p, len);
+	ASSERT_EQ(tables(a), 2);
+	ASSERT_EQ(ftruncate(fd, a->table_size + a->step), 0);
+	ASSERT_EQ(tables(a), 2);
+	ASSERT_EQ(ftruncate(fd, a->table_size), 0);
+	expect_freed(_metadata, a, 1);
+	ASSERT_EQ(bad_pages(a, p, a->table_size), 0);
+	ASSERT_EQ(ftruncate(fd, 0), 0);
+	expect_freed(_metadata, a, 0);
+	close(fd);
+}
+
+TEST_F(reclaim, ftruncate_by_other)
+{
+	struct area *a = &self->a;
+	size_t len = a->table_size;
+	int fd = new_memfd(len);
+	char *p = map_memfd(table(a, 0), len, fd);
+	pid_t pid;
+
+	ASSERT_NE(p, MAP_FAILED);
+	fill(a, p, len);
+	ASSERT_EQ(tables(a), 1);
+	pid = fork();
+	if (!pid)
+		_exit(!!ftruncate(fd, 0));
+	ASSERT_EQ(wait_child(pid), 0);
+	expect_freed(_metadata, a, 0);
+	close(fd);
+}
+
+TEST_F(reclaim, punch_hole)
+{
+	struct area *a = &self->a;
+	size_t len = a->table_size;
+	int fd = new_memfd(2 * len);
+	char *p = map_memfd(table(a, 0), 2 * len, fd);
+
+	ASSERT_NE(p, MAP_FAILED);
+	fill(a, p, 2 * len);
+	ASSERT_EQ(tables(a), 2);
+	for (size_t off = 0; off < len; off += a->step)
+		ASSERT_EQ(punch(fd, off, psize()), 0);
+	expect_freed(_metadata, a, 1);
+	ASSERT_EQ(punch(fd, len, len), 0);
+	expect_freed(_metadata, a, 0);
+	ASSERT_EQ(nonzero_pages(a, p, 2 * len), 0);
+	close(fd);
+}
+
+TEST_F(reclaim, madv_remove)
+{
+	struct area *a = &self->a;
+	size_t len = a->table_size;
+	int fd = new_memfd(len);
+	char *p = map_memfd(table(a, 0), len, fd);
+
+	ASSERT_NE(p, MAP_FAILED);
+	fill(a, p, len);
+	ASSERT_EQ(tables(a), 1);
+	ASSERT_EQ(advise_pieces(a, p, len, PER_TABLE, MADV_REMOVE), 0);
+	expect_freed(_metadata, a, 0);
+	ASSERT_EQ(nonzero_pages(a, p, len), 0);
+	close(fd);
+}
+
+/* The pages stay in the page cache. */
+TEST_F(reclaim, shared_dontneed)
+{
+	struct area *a = &self->a;
+	size_t len = a->table_size;
+	int fd = new_memfd(len);
+	char *p = map_memfd(table(a, 0), len, fd);
+
+	ASSERT_NE(p, MAP_FAILED);
+	fill(a, p, len);
+	ASSERT_EQ(tables(a), 1);
+	ASSERT_EQ(zap_pages(a, p, len), 0);
+	expect_freed(_metadata, a, 0);
+	ASSERT_EQ(bad_pages(a, p, len), 0);
+	close(fd);
+}
+
+/* Pages of the page cache, mapped around a fault; some of them copied. */
+TEST_F(reclaim, file_pieces)
+{
+	struct area *a = &self->a;
+	int fd = open("/proc/self/exe", O_RDONLY);
+	size_t len = lseek(fd, 0, SEEK_END);
+	char *p;
+
+	ASSERT_GT(fd, 0);
+	ASSERT_GT(len, psize());
+	len = (len < a->table_size ? len : a->table_size) & ~(psize() - 1UL);
+	p = map(table(a, 0), len, MAP_PRIVATE, fd, 0);
+	ASSERT_NE(p, MAP_FAILED);
+	ASSERT_EQ(mprotect(p, psize(), PROT_READ | PROT_WRITE), 0);
+	force_read_pages(p, len / psize(), psize());
+	p[1] = 'e';
+	ASSERT_EQ(tables(a), 1);
+	for (size_t off = 0; off < len; off += psize())
+		ASSERT_EQ(madvise(p + off, psize(), MADV_DONTNEED), 0);
+	expect_freed(_metadata, a, 0);
+	ASSERT_EQ(p[1], 'E');
+	close(fd);
+}
+
+/* Entries that are moved away, not zapped. */
+TEST_F(reclaim, mremap_dontunmap)
+{
+	struct area *a = &self->a;
+	size_t len = a->table_size / 2;
+	char *p = map_anon(table(a, 0), len);
+	char *to = table(a, 2) + len;
+
+	ASSERT_NE(p, MAP_FAILED);
+	fill(a, p, len);
+	ASSERT_EQ(tables(a), 1);
+	ASSERT_EQ(mremap(p, len, len, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, to), to);
+	expect_freed_soon(_metadata, a, 1);
+	ASSERT_EQ(bad_moved_pages(a, to, len, p), 0);
+	ASSERT_EQ(zap_pages(a, to, len), 0);
+	expect_freed(_metadata, a, 0);
+}
+
+/* The table itself is moved. */
+TEST_F(reclaim, mremap_table)
+{
+	struct area *a = &self->a;
+	size_t len = 2 * a->table_size;
+	char *p = map_anon(table(a, 0), len);
+	char *to = table(a, 5);
+
+	ASSERT_NE(p, MAP_FAILED);
+	fill(a, p, len);
+	ASSERT_EQ(mremap(p, len, len, MREMAP_MAYMOVE | MREMAP_FIXED, to), to);
+	ASSERT_EQ(tables(a), 2);
+	ASSERT_EQ(bad_moved_pages(a, to, len, p), 0);
+
+	/* One of them is freed by the zap, the other one by deferred work. */
+	len = a->table_size;
+	ASSERT_EQ(zap_pages(a, to, len), 0);
+	expect_freed(_metadata, a, 1);
+	to += len;
+	ASSERT_EQ(madvise(to, len, MADV_FREE), 0);
+	ASSERT_EQ(pageout(a, to, len), 0);
+	expect_freed_soon(_metadata, a, 0);
+}
+
+/* The table moves with the PMD table that points to it. */
+TEST_F(reclaim, mremap_pmd_table)
+{
+	struct area *a = &self->a;
+	char *p = map_anon(a->pud + a->pud_size, a->pud_size);
+	char *to = a->pud + 2 * a->pud_size;
+	size_t len = a->table_size;
+
+	ASSERT_NE(p, MAP_FAILED);
+	fill(a, p, 2 * len);
+	/* The PMD table is the third. */
+	ASSERT_EQ(tables(a), 3);
+	ASSERT_EQ(mremap(p, a->pud_size, a->pud_size, MREMAP_MAYMOVE | MREMAP_FIXED, to), to);
+	ASSERT_EQ(tables(a), 3);
+	ASSERT_EQ(bad_moved_pages(a, to, 2 * len, p), 0);
+	ASSERT_EQ(zap_pages(a, to, len), 0);
+	expect_freed(_metadata, a, 2);
+	to += len;
+	ASSERT_EQ(madvise(to, len, MADV_FREE), 0);
+	ASSERT_EQ(pageout(a, to, len), 0);
+	expect_freed_soon(_metadata, a, 1);
+}
+
+TEST_F(reclaim, uffd_move)
+{
+	struct area *a = &self->a;
+	size_t len = a->table_size;
+	char *p = map_anon(table(a, 0), len);
+	char *to = map_anon(table(a, 1), len);
+	struct uffdio_move move = {
+		.dst = (unsigned long)to,
+		.src = (unsigned long)p,
+		.len = 16 * psize(),
+	};
+	int fd = new_uffd(UFFD_FEATURE_MOVE);
+
+	if (fd < 0)
+		SKIP(return, "no UFFDIO_MOVE: %s", strerror(errno));
+	ASSERT_NE(p, MAP_FAILED);
+	ASSERT_NE(to, MAP_FAILED);
+	for (int i = 0; i < 16; i++)
+		p[i * psize()] = i + 1;
+	ASSERT_EQ(tables(a), 1);
+	ASSERT_EQ(uffd_register(fd, to, len, true, false, false), 0);
+	ASSERT_EQ(ioctl(fd, UFFDIO_MOVE, &move), 0);
+	ASSERT_EQ(move.move, 16 * (long)psize());
+	expect_freed_soon(_metadata, a, 1);
+	for (int i = 0; i < 16; i++)
+		ASSERT_EQ(to[i * psize()], i + 1);
+	close(fd);
+}
+
+TEST_F(reclaim, forked_child)
+{
+	struct area *a = &self->a;
+	size_t len = 4 * a->table_size;
+	char *p = map_anon(table(a, 0), len);
+	long before, kept;
+	pid_t pid;
+
+	ASSERT_NE(p, MAP_FAILED);
+	fill(a, p, len);
+	pid = fork();
+	if (!pid) {
+		populate_self();
+		all_tables();
+		before = all_tables();
+		if (bad_pages(a, p, len) || zap_pages(a, p, len))
+			_exit(100);
+		_exit(4 - (before - all_tables()));
+	}
+	kept = wait_child(pid);
+	if (kept > 0 && kept < 100)
+		TH_LOG("%ld tables kept", kept);
+	ASSERT_EQ(kept, 0);
+	ASSERT_EQ(tables(a), 4);
+	ASSERT_EQ(bad_pages(a, p, len), 0);
+	ASSERT_EQ(zap_pages(a, p, len), 0);
+	expect_freed(_metadata, a, 0);
+}
+
+TEST_F(reclaim, thp_split)
+{
+	struct area *a = &self->a;
+	size_t len = a->table_size;
+	char *p;
+
+	if (!thp_is_on())
+		SKIP(return, "no transparent huge pages");
+	p = map_huge(a, table(a, 0));
+	if (!p)
+		SKIP(return, "no huge page to be had");
+	/* A huge page has a table in reserve. */
+	ASSERT_EQ(tables(a), 1);
+	ASSERT_EQ(madvise(page(a, p, 7), psize(), MADV_DONTNEED), 0);
+	ASSERT_EQ(tables(a), 1);
+	ASSERT_EQ(nonzero_pages(a, page(a, p, 7), a->step), 0);
+	ASSERT_EQ(bad_pages(a, p, 7 * a->step), 0);
+	ASSERT_EQ(bad_pages(a, page(a, p, 8), len - 8 * a->step), 0);
+	ASSERT_EQ(zap_pages(a, p, len), 0);
+	expect_freed(_metadata, a, 0);
+}
+
+TEST_F(reclaim, thp_collapsed)
+{
+	struct area *a = &self->a;
+	size_t len = a->table_size;
+	char *p = map_anon(table(a, 0), len);
+
+	if (!thp_is_on())
+		SKIP(return, "no transparent huge pages");
+	ASSERT_NE(p, MAP_FAILED);
+	fill(a, p, len);
+	if (collapse(a, p))
+		SKIP(return, "MADV_COLLAPSE: %s", strerror(errno));
+	ASSERT_TRUE(check_huge_anon(p, 1, len));
+	ASSERT_EQ(tables(a), 1);
+	ASSERT_EQ(bad_pages(a, p, len), 0);
+	ASSERT_EQ(zap_pages(a, p, len / 2), 0);
+	ASSERT_EQ(bad_pages(a, p + len / 2, len / 2), 0);
+	ASSERT_EQ(zap_pages(a, p + len / 2, len / 2), 0);
+	expect_freed(_metadata, a, 0);
+}
+
+/* As long as a marker is there: data.guard, data.uffd_wp. */
+TEST_F(reclaim, guard_removed)
+{
+	struct area *a = &self->a;
+	size_t len = a->table_size;
+	char *p = map_anon(table(a, 0), 2 * len);
+
+	ASSERT_NE(p, MAP_FAILED);
+	fill(a, p, len);
+	if (madvise(page(a, p, 9), psize(), MADV_GUARD_INSTALL))
+		SKIP(return, "MADV_GUARD_INSTALL: %s", strerror(errno));
+	ASSERT_EQ(madvise(p + len, len, MADV_GUARD_INSTALL), 0);
+	ASSERT_EQ(zap_pages(a, p, 2 * len), 0);
+	ASSERT_EQ(tables(a), 2);
+	ASSERT_EQ(madvise(p, 2 * len, MADV_GUARD_REMOVE), 0);
+	expect_freed_soon(_metadata, a, 0);
+	ASSERT_EQ(nonzero_pages(a, p, 2 * len), 0);
+}
+
+TEST_F(reclaim, uffd_wp_removed)
+{
+	struct area *a = &self->a;
+	size_t len = a->table_size;
+	int memfd = new_memfd(len);
+	char *p = map_memfd(table(a, 0), len, memfd);
+	int fd = new_uffd(UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_HUGETLBFS_SHMEM);
+
+	if (fd < 0)
+		SKIP(return, "no userfaultfd write protection: %s", strerror(errno));
+	ASSERT_NE(p, MAP_FAILED);
+	fill(a, p, len);
+	ASSERT_EQ(uffd_register(fd, p, len, false, true, false), 0);
+	ASSERT_EQ(uffd_wp(fd, p, len, true), 0);
+	ASSERT_EQ(zap_pages(a, p, len), 0);
+	ASSERT_EQ(tables(a), 1);
+	ASSERT_EQ(uffd_wp(fd, p, len, false), 0);
+	expect_freed_soon(_metadata, a, 0);
+	ASSERT_EQ(bad_pages(a, p, len), 0);
+	close(fd);
+	close(memfd);
+}
+
+TEST_F(reclaim, percpu)
+{
+	struct area *a = &self->a;
+	size_t len = a->table_size;
+	char *p = map_anon(table(a, 0), len);
+	long switches = read_number("/proc/vmstat", "pte_ref_switch");
+
+	if (a->cpu[0] == a->cpu[1])
+		SKIP(return, "one CPU only");
+	ASSERT_NE(p, MAP_FAILED);
+	*page(a, p, 1) = 1;
+	use_on_two_cpus(a, p);
+	fill(a, p, len);
+	ASSERT_EQ(bad_pages(a, p, len), 0);
+	ASSERT_EQ(tables(a), 1);
+	ASSERT_EQ(zap_pages(a, p, len), 0);
+	expect_freed_soon(_metadata, a, 0);
+	/* There were percpu counters, and a switch that gave them back. */
+	ASSERT_GT(read_number("/proc/vmstat", "pte_ref_switch"), switches);
+}
+
+/* Nobody sees that the count of a table with percpu counters becomes zero. */
+TEST_F(reclaim, percpu_madv_free)
+{
+	struct area *a = &self->a;
+	size_t len = a->table_size;
+	char *p = map_anon(table(a, 0), len);
+	long switches = read_number("/proc/vmstat", "pte_ref_switch");
+
+	if (a->cpu[0] == a->cpu[1])
+		SKIP(return, "one CPU only");
+	ASSERT_NE(p, MAP_FAILED);
+	*page(a, p, 1) = 1;
+	use_on_two_cpus(a, p);
+	fill(a, p, len);
+	ASSERT_EQ(madvise(p, len, MADV_FREE), 0);
+	ASSERT_EQ(pageout(a, p, len), 0);
+	expect_freed_soon(_metadata, a, 0);
+	ASSERT_GT(read_number("/proc/vmstat", "pte_ref_switch"), switches);
+}
+
+/* It has percpu counters when it is moved, and is empty when it has a new address. */
+TEST_F(reclaim, percpu_mremap)
+{
+	struct area *a = &self->a;
+	size_t len = a->table_size;
+	char *p = map_anon(table(a, 0), len);
+	char *to = table(a, 3);
+
+	if (a->cpu[0] == a->cpu[1])
+		SKIP(return, "one CPU only");
+	ASSERT_NE(p, MAP_FAILED);
+	*page(a, p, 1) = 1;
+	use_on_two_cpus(a, p);
+	ASSERT_EQ(mremap(p, len, len, MREMAP_MAYMOVE | MREMAP_FIXED, to), to);
+	ASSERT_EQ(*page(a, to, 1), 1);
+	ASSERT_EQ(tables(a), 1);
+	ASSERT_EQ(zap_pages(a, to, len), 0);
+	expect_freed_soon(_metadata, a, 0);
+}
+
+/* Workers leave nothing populated. */
+TEST_F(reclaim, after_threads)
+{
+	struct area *a = &self->a;
+	struct worker w[STRESS_WORKERS];
+	bool stop = false;
+	char *p = map_anon(table(a, 0), 2 * a->table_size);
+
+	ASSERT_NE(p, MAP_FAILED);
+	for (int i = 0; i < STRESS_WORKERS; i++)
+		worker_init(&w[i], a, i, STRESS_WORKERS, p, 2 * PER_TABLE, &stop);
+	start_workers(_metadata, w, STRESS_WORKERS);
+	usleep(STRESS_MS * 1000 / 4);
+	stop_workers(_metadata, w, STRESS_WORKERS, &stop);
+	expect_freed_soon(_metadata, a, 0);
+}
+
+/* A table with a page stays, and the page stays as it is. */
+TEST_F(data, busy)
+{
+	struct area *a = &self->a;
+	char *p = map_anon(table(a, 0), a->table_size);
+	char *keep = page(a, p, 77);
+
+	ASSERT_NE(p, MAP_FAILED);
+	for (int i = 0; i < 8; i++) {
+		fill(a, p, a->table_size);
+		ASSERT_EQ(zap_pages(a, p, keep - p), 0);
+		ASSERT_EQ(madvise(keep + a->step, p + a->table_size - keep - a->step,
+				  MADV_DONTNEED), 0);
+		usleep(20000);
+		ASSERT_EQ(tables(a), 1);
+		ASSERT_EQ(bad_pages(a, keep, a->step), 0);
+		ASSERT_EQ(count_pagemap(a, p, a->table_size, PM_PRESENT), 1);
+	}
+	ASSERT_EQ(nonzero_pages(a, p, keep - p), 0);
+}
+
+/* mprotect() takes the only entry of a table away for a moment. */
+TEST_F(data, mprotect)
+{
+	struct area *a = &self->a;
+	char *p = map_anon(table(a, 0), 2 * a->table_size);
+	char *q = p + a->table_size;
+	long end;
+
+	ASSERT_NE(p, MAP_FAILED);
+	/* If there are two CPUs, the second table gets percpu counters. */
+	*page(a, q, 1) = 1;
+	use_on_two_cpus(a, q);
+	ASSERT_EQ(zap_pages(a, page(a, q, 1), a->step), 0);
+	fill(a, p, a->step);
+	fill(a, q, a->step);
+	for (end = now_ms() + STRESS_MS / 3; now_ms() < end; usleep(rand() % 4000)) {
+		ASSERT_EQ(mprotect(p, 2 * a->table_size, PROT_READ), 0);
+		ASSERT_EQ(mprotect(p, 2 * a->table_size, PROT_READ | PROT_WRITE), 0);
+		ASSERT_EQ(bad_pages(a, p, a->step), 0);
+		ASSERT_EQ(bad_pages(a, q, a->step), 0);
+	}
+	ASSERT_EQ(tables(a), 2);
+}
+
+TEST_F(data, guard)
+{
+	struct area *a = &self->a;
+	size_t len = a->table_size;
+	char *p = map_anon(table(a, 0), 2 * len);
+	char *guards[3];
+	struct iovec local, remote;
+	char buf;
+
+	ASSERT_NE(p, MAP_FAILED);
+	guards[0] = page(a, p, 9);
+	guards[1] = page(a, p + len, 0);
+	guards[2] = page(a, p + len, PER_TABLE - 1);
+	fill(a, p, 2 * len);
+	for (int i = 0; i < 3; i++)
+		if (madvise(guards[i], psize(), MADV_GUARD_INSTALL))
+			SKIP(return, "MADV_GUARD_INSTALL: %s", strerror(errno));
+	ASSERT_EQ(zap_pages(a, p, len), 0);
+	ASSERT_EQ(madvise(p + len, len, MADV_DONTNEED), 0);
+	usleep(50000);
+	ASSERT_EQ(tables(a), 2);
+	for (int i = 0; i < 3; i++) {
+		local = (struct iovec){ .iov_base = &buf, .iov_len = 1 };
+		remote = (struct iovec){ .iov_base = guards[i], .iov_len = 1 };
+		ASSERT_EQ(process_vm_readv(getpid(), &local, 1, &remote, 1, 0), -1);
+		ASSERT_EQ(errno, EFAULT);
+	}
+	/* The neighbours are no guards. */
+	ASSERT_EQ(nonzero_pages(a, p, 9 * a->step), 0);
+	ASSERT_EQ(nonzero_pages(a, page(a, p + len, 1), 510 * a->step), 0);
+}
+
+/* A guard that is installed while others free the table that it needs. */
+TEST_F(data, guard_with_zaps)
+{
+	struct area *a = &self->a;
+	struct worker w[3];
+	bool stop = false;
+	char *p = map_anon(table(a, 0), a->table_size);
+	struct iovec local, remote;
+	long end, loops = 0;
+	char *q, buf;
+
+	ASSERT_NE(p, MAP_FAILED);
+	/* The groups of the fourth worker are ours. */
+	for (int i = 0; i < 3; i++)
+		worker_init(&w[i], a, i, 4, p, PER_TABLE, &stop);
+	start_workers(_metadata, w, 3);
+	for (end = now_ms() + STRESS_MS; now_ms() < end && __test_passed(_metadata); loops++) {
+		q = page(a, p, (loops % 32 * 4 + 3) * GROUP);
+		if (madvise(q, psize(), MADV_GUARD_INSTALL)) {
+			if (!loops && errno == EINVAL)
+				break;
+			EXPECT_EQ(errno, 0);
+			break;
+		}
+		local = (struct iovec){ .iov_base = &buf, .iov_len = 1 };
+		remote = (struct iovec){ .iov_base = q, .iov_len = 1 };
+		if (process_vm_readv(getpid(), &local, 1, &remote, 1, 0) != -1) {
+			TH_LOG("loop %ld: the guard is gone", loops);
+			EXPECT_TRUE(false);
+			break;
+		}
+		EXPECT_EQ(madvise(q, psize(), MADV_GUARD_REMOVE), 0);
+		EXPECT_EQ(FORCE_READ(*q), 0);
+		EXPECT_EQ(madvise(q, psize(), MADV_DONTNEED), 0);
+	}
+	stop_workers(_metadata, w, 3, &stop);
+	if (!loops)
+		SKIP(return, "no MADV_GUARD_INSTALL");
+}
+
+TEST_F(data, uffd_wp)
+{
+	struct area *a = &self->a;
+	size_t len = a->table_size;
+	int memfd = new_memfd(len);
+	char *p = map_memfd(table(a, 0), len, memfd);
+	int fd = new_uffd(UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_HUGETLBFS_SHMEM);
+
+	if (fd < 0)
+		SKIP(return, "no userfaultfd write protection: %s", strerror(errno));
+	ASSERT_NE(p, MAP_FAILED);
+	fill(a, p, len);
+	ASSERT_EQ(uffd_register(fd, p, len, false, true, false), 0);
+	ASSERT_EQ(uffd_wp(fd, p, len, true), 0);
+	ASSERT_EQ(zap_pages(a, p, len / 2), 0);
+	ASSERT_EQ(madvise(p, len, MADV_DONTNEED), 0);
+	usleep(50000);
+	ASSERT_EQ(tables(a), 1);
+	ASSERT_EQ(count_pagemap(a, p, len, PM_PRESENT), 0);
+	ASSERT_EQ(count_pagemap(a, p, len, PM_UFFD_WP), PER_TABLE);
+	ASSERT_EQ(bad_pages(a, p, len), 0);
+	ASSERT_EQ(count_pagemap(a, p, len, PM_UFFD_WP), PER_TABLE);
+	close(fd);
+	close(memfd);
+}
+
+TEST_F(data, swap)
+{
+	struct area *a = &self->a;
+	size_t len = a->table_size;
+	char *p = map_anon(table(a, 0), len);
+
+	if (!swap_is_on())
+		SKIP(return, "no swap");
+	ASSERT_NE(p, MAP_FAILED);
+	fill(a, p, len);
+	ASSERT_EQ(pageout(a, p, len), 0);
+	ASSERT_EQ(count_pagemap(a, p, len, PM_SWAP), PER_TABLE);
+	usleep(50000);
+	ASSERT_EQ(tables(a), 1);
+	/* One swap entry keeps the table. */
+	ASSERT_EQ(zap_pages(a, p, len - a->step), 0);
+	usleep(50000);
+	ASSERT_EQ(tables(a), 1);
+	ASSERT_EQ(bad_pages(a, p + len - a->step, a->step), 0);
+}
+
+/* Threads fault and zap in the same tables. */
+TEST_F(data, threads)
+{
+	struct area *a = &self->a;
+	struct worker w[STRESS_WORKERS];
+	bool stop = false;
+	char *p = map_anon(table(a, 0), 2 * a->table_size);
+
+	ASSERT_NE(p, MAP_FAILED);
+	for (int i = 0; i < STRESS_WORKERS; i++)
+		worker_init(&w[i], a, i, STRESS_WORKERS, p, 2 * PER_TABLE, &stop);
+	start_workers(_metadata, w, STRESS_WORKERS);
+	usleep(STRESS_MS * 1000);
+	stop_workers(_metadata, w, STRESS_WORKERS, &stop);
+	ASSERT_EQ(nonzero_pages(a, p, 2 * a->table_size), 0);
+}
+
+/*
+ * Processes map one memfd, punch holes into it and look at the pages of each
+ * other, while one of them cuts off the end of the file again and again.
+ */
+TEST_F(data, processes)
+{
+	struct area *a = &self->a;
+	int nr = STRESS_WORKERS, nr_pages = PER_TABLE * 3 / 2;
+	struct worker *w;
+	size_t len = nr_pages * a->step, cut = 2 * a->table_size;
+	int fd = new_memfd(cut);
+	pid_t pid[STRESS_WORKERS];
+	long end;
+	char *p;
+
+	w = mmap(NULL, sizeof(*w) * nr, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(w, MAP_FAILED);
+	p = map_memfd(table(a, 0), cut, fd);
+	ASSERT_NE(p, MAP_FAILED);
+	for (int i = 0; i < nr; i++) {
+		worker_init(&w[i], a, i, nr, p, nr_pages, NULL);
+		w[i].fd = fd;
+		pid[i] = fork();
+		if (pid[i])
+			continue;
+		sched_setaffinity(0, sizeof(a->cpus), &a->cpus);
+		for (end = now_ms() + STRESS_MS; now_ms() < end;) {
+			int other = rand_r(&w[i].seed) % nr_pages;
+
+			if (!worker_round(&w[i]))
+				break;
+			if (!worker_page_ok(page(a, p, other), other / GROUP % nr, other)) {
+				worker_bad(&w[i], page(a, p, other), "data of nobody");
+				break;
+			}
+		}
+		_exit(0);
+	}
+	for (end = now_ms() + STRESS_MS; now_ms() < end && __test_passed(_metadata);) {
+		EXPECT_EQ(ftruncate(fd, len), 0);
+		EXPECT_EQ(ftruncate(fd, cut), 0);
+		for (int i = 0; i < 8; i++) {
+			char *q = page(a, p + len, i * 17);
+
+			EXPECT_EQ(nonzero_pages(a, q, a->step), 0);
+			fill(a, q, a->step);
+			EXPECT_EQ(bad_pages(a, q, a->step), 0);
+		}
+	}
+	for (int i = 0; i < nr; i++)
+		EXPECT_EQ(wait_child(pid[i]), 0);
+	for (int i = 0; i < nr; i++)
+		worker_result(_metadata, &w[i]);
+	ASSERT_EQ(nonzero_pages(a, p, len), 0);
+	munmap(w, sizeof(*w) * nr);
+	close(fd);
+}
+
+/* A child has what there was at the time of the fork. */
+TEST_F(data, fork)
+{
+	struct area *a = &self->a;
+	struct worker w[2];
+	bool stop = false;
+	size_t len = a->table_size;
+	char *p = map_anon(table(a, 0), 3 * len);
+	long end, loops = 0;
+	pid_t pid;
+
+	ASSERT_NE(p, MAP_FAILED);
+	/* Tables 0 and 1 are the workers', but groups of others; 2 is ours. */
+	for (int i = 0; i < 2; i++)
+		worker_init(&w[i], a, i, 4, p, 2 * PER_TABLE, &stop);
+	for (int i = 3 * GROUP; i < PER_TABLE; i += 4 * GROUP)
+		fill(a, page(a, p, i), GROUP * a->step);
+	fill(a, p + 2 * len, len);
+	start_workers(_metadata, w, 2);
+	for (end = now_ms() + STRESS_MS; now_ms() < end && __test_passed(_metadata); loops++) {
+		/* Table 2 is all there for some children, for others half of it. */
+		size_t kept = loops & 1 ? len / 2 : len;
+
+		fill(a, p + 2 * len, len);
+		EXPECT_EQ(zap_pages(a, p + 2 * len + kept, len - kept), 0);
+		pid = fork();
+		EXPECT_GE(pid, 0);
+		if (pid < 0)
+			break;
+		if (!pid) {
+			for (int i = 3 * GROUP; i < PER_TABLE; i += 4 * GROUP)
+				if (bad_pages(a, page(a, p, i), GROUP * a->step))
+					_exit(1);
+			for (int i = 0; i < 2 * PER_TABLE; i++)
+				if (i / GROUP % 4 < 2 &&
+				    !worker_page_ok(page(a, p, i), i / GROUP % 4, i))
+					_exit(2);
+			if (bad_pages(a, p + 2 * len, kept) ||
+			    nonzero_pages(a, p + 2 * len + kept, len - kept))
+				_exit(3);
+			if (advise_pieces(a, p, 3 * len, 64, MADV_DONTNEED))
+				_exit(4);
+			_exit(nonzero_pages(a, p, 3 * len) ? 5 : 0);
+		}
+		EXPECT_EQ(wait_child(pid), 0);
+		EXPECT_EQ(bad_pages(a, p + 2 * len, kept), 0);
+	}
+	stop_workers(_metadata, w, 2, &stop);
+	for (int i = 3 * GROUP; i < PER_TABLE; i += 4 * GROUP)
+		ASSERT_EQ(bad_pages(a, page(a, p, i), GROUP * a->step), 0);
+}
+
+/* Processes end while something of theirs is still to be freed. */
+TEST_F(data, exit)
+{
+	struct area *a = &self->a;
+	char *p = table(a, 0);
+	pid_t pid;
+
+	for (int i = 0; i < 64; i++) {
+		pid = fork();
+		ASSERT_GE(pid, 0);
+		if (!pid) {
+			if (map_anon(p, 3 * a->table_size) == MAP_FAILED)
+				_exit(1);
+			for (int j = 0; j < 3 * PER_TABLE; j += PER_TABLE / 2)
+				*page(a, p, j + 1) = 1;
+			/* A switch may be on its way, or a look at the edges. */
+			if (i % 8 == 0)
+				use_on_two_cpus(a, p);
+			if (zap_pages(a, p, 16 * a->step))
+				_exit(2);
+			if (munmap(page(a, p, PER_TABLE / 2), 2 * a->table_size))
+				_exit(3);
+			_exit(0);
+		}
+		ASSERT_EQ(wait_child(pid), 0);
+	}
+}
+
+struct truncater {
+	pthread_t thread;
+	struct area *area;
+	int fd;
+	size_t len;
+	bool stop;
+	int err;
+};
+
+/* Zaps, under i_mmap_rwsem only, what a mapping has of the file. */
+static void *truncater_thread(void *arg)
+{
+	struct truncater *t = arg;
+
+	sched_setaffinity(0, sizeof(t->area->cpus), &t->area->cpus);
+	while (!__atomic_load_n(&t->stop, __ATOMIC_RELAXED))
+		if (ftruncate(t->fd, 0) || ftruncate(t->fd, t->len))
+			t->err = errno;
+	return NULL;
+}
+
+/* The tables that fork() fills become empty because somebody truncates. */
+TEST_F(data, fork_truncate)
+{
+	struct area *a = &self->a;
+	size_t len = a->table_size;
+	struct truncater t = { .area = a, .fd = new_memfd(len), .len = len };
+	long end, loops = 0;
+	char *p, *q;
+	pid_t pid;
+
+	p = map(table(a, 0), len, MAP_PRIVATE, t.fd, 0);
+	ASSERT_NE(p, MAP_FAILED);
+	ASSERT_EQ(start_thread(a, 0, &t.thread, truncater_thread, &t), 0);
+	for (end = now_ms() + STRESS_MS; now_ms() < end && __test_passed(_metadata); loops++) {
+		/* EFAULT if the file is short at that time. */
+		q = page(a, p, loops % (PER_TABLE - 4));
+		if (madvise(q, 4 * a->step, MADV_POPULATE_WRITE))
+			EXPECT_EQ(errno, EFAULT);
+		pid = fork();
+		if (pid < 0) {
+			TH_LOG("loop %ld: fork: %s", loops, strerror(errno));
+			EXPECT_GE(pid, 0);
+			break;
+		}
+		if (!pid)
+			_exit(0);
+		EXPECT_EQ(wait_child(pid), 0);
+	}
+	__atomic_store_n(&t.stop, true, __ATOMIC_RELAXED);
+	pthread_join(t.thread, NULL);
+	EXPECT_EQ(t.err, 0);
+	close(t.fd);
+}
+
+/* Huge pages are split by zaps and collapsed again while others zap. */
+TEST_F(data, thp)
+{
+	struct area *a = &self->a;
+	size_t len = a->table_size;
+	struct worker w[2];
+	bool stop = false;
+	long end, collapsed = 0, loops = 0;
+	char *p = map_anon(table(a, 0), len);
+	int i;
+
+	if (!thp_is_on())
+		SKIP(return, "no transparent huge pages");
+	ASSERT_NE(p, MAP_FAILED);
+	ASSERT_EQ(madvise(p, len, MADV_HUGEPAGE), 0);
+	for (i = 0; i < 2; i++) {
+		worker_init(&w[i], a, i, 4, p, PER_TABLE, &stop);
+		/* Pages that just came or go are not collapsed. */
+		w[i].pause_us = 1000;
+	}
+	start_workers(_metadata, w, 2);
+	for (end = now_ms() + STRESS_MS; now_ms() < end && __test_passed(_metadata); loops++) {
+		/* The workers own half of the groups, we have the others. */
+		for (i = 2 * GROUP; i < PER_TABLE; i += 4 * GROUP)
+			fill(a, page(a, p, i), 2 * GROUP * a->step);
+		if (!madvise(p, len, MADV_COLLAPSE))
+			collapsed++;
+		for (i = 2 * GROUP; i < PER_TABLE; i += 4 * GROUP)
+			EXPECT_EQ(bad_pages(a, page(a, p, i), 2 * GROUP * a->step), 0);
+		/* This splits it. */
+		for (i = 2 * GROUP; i < PER_TABLE; i += 4 * GROUP)
+			EXPECT_EQ(madvise(page(a, p, i), 2 * GROUP * a->step, MADV_DONTNEED), 0);
+		for (i = 2 * GROUP; i < PER_TABLE; i += 4 * GROUP)
+			EXPECT_EQ(nonzero_pages(a, page(a, p, i), 2 * GROUP * a->step), 0);
+	}
+	stop_workers(_metadata, w, 2, &stop);
+	TH_LOG("collapsed %ld of %ld times", collapsed, loops);
+	EXPECT_GT(collapsed, 0);
+}
+
+/* The same with shared memory, where a collapse takes tables away from all mappings. */
+TEST_F(data, thp_shmem)
+{
+	struct area *a = &self->a;
+	size_t len = a->table_size;
+	struct worker w[2];
+	bool stop = false;
+	long end, collapsed = 0, loops = 0;
+	int i, fd = new_memfd(len);
+	char *p = map_memfd(table(a, 0), len, fd);
+
+	if (!thp_is_on())
+		SKIP(return, "no transparent huge pages");
+	ASSERT_NE(p, MAP_FAILED);
+	ASSERT_EQ(madvise(p, len, MADV_HUGEPAGE), 0);
+	for (i = 0; i < 2; i++) {
+		worker_init(&w[i], a, i, 4, p, PER_TABLE, &stop);
+		w[i].fd = fd;
+		w[i].pause_us = 1000;
+	}
+	start_workers(_metadata, w, 2);
+	for (end = now_ms() + STRESS_MS; now_ms() < end && __test_passed(_metadata); loops++) {
+		for (i = 2 * GROUP; i < PER_TABLE; i += 4 * GROUP)
+			fill(a, page(a, p, i), 2 * GROUP * a->step);
+		/* Unmaps them, but they stay in the file. */
+		EXPECT_EQ(zap_pages(a, p, len), 0);
+		if (!madvise(p, len, MADV_COLLAPSE))
+			collapsed++;
+		for (i = 2 * GROUP; i < PER_TABLE; i += 4 * GROUP)
+			EXPECT_EQ(bad_pages(a, page(a, p, i), 2 * GROUP * a->step), 0);
+		EXPECT_EQ(zap_pages(a, p, len), 0);
+		for (i = 2 * GROUP; i < PER_TABLE; i += 4 * GROUP)
+			EXPECT_EQ(punch(fd, i * a->step, 2 * GROUP * a->step), 0);
+	}
+	stop_workers(_metadata, w, 2, &stop);
+	TH_LOG("collapsed %ld of %ld times", collapsed, loops);
+	EXPECT_GT(collapsed, 0);
+	close(fd);
+}
+
+/* Entries are moved into a table that others empty meanwhile. */
+TEST_F(data, mremap)
+{
+	struct area *a = &self->a;
+	size_t half = a->table_size / 2;
+	char *ours[2];
+	struct worker w[2];
+	bool stop = false;
+	long end, loops = 0;
+	int fd = new_memfd(2 * half);
+
+	/* The upper half of each table is a worker's. */
+	for (int i = 0; i < 2; i++) {
+		char *p;
+
+		ours[i] = table(a, i);
+		p = map(ours[i] + half, half, MAP_SHARED, fd, i * half);
+		ASSERT_NE(p, MAP_FAILED);
+		worker_init(&w[i], a, 0, 1, p, PER_TABLE / 2, &stop);
+		w[i].fd = fd;
+		w[i].fd_offset = i * half;
+	}
+	ASSERT_NE(map_anon(ours[0], half), MAP_FAILED);
+	fill(a, ours[0], 16 * a->step);
+	start_workers(_metadata, w, 2);
+	for (end = now_ms() + STRESS_MS; now_ms() < end && __test_passed(_metadata); loops++) {
+		char *from = ours[loops & 1], *to = ours[~loops & 1];
+
+		EXPECT_EQ(mremap(from, half, half, MREMAP_MAYMOVE | MREMAP_FIXED, to), to);
+		EXPECT_EQ(bad_moved_pages(a, to, 16 * a->step, ours[0]), 0);
+	}
+	stop_workers(_metadata, w, 2, &stop);
+	close(fd);
+}
+
+/* Pages are read through get_user_pages() while others empty the table. */
+TEST_F(data, gup)
+{
+	struct area *a = &self->a;
+	struct worker w[2];
+	bool stop = false;
+	char *p = map_anon(table(a, 0), a->table_size);
+	uint64_t buf, want;
+	long end, loops = 0;
+
+	ASSERT_NE(p, MAP_FAILED);
+	for (int i = 0; i < 2; i++)
+		worker_init(&w[i], a, i, 4, p, PER_TABLE, &stop);
+	start_workers(_metadata, w, 2);
+	for (end = now_ms() + STRESS_MS; now_ms() < end && __test_passed(_metadata); loops++) {
+		/* The pages of the third worker are ours. */
+		char *q = page(a, p, (loops % 32 * 4 + 2) * GROUP);
+		struct iovec local = { .iov_base = &buf, .iov_len = sizeof(buf) };
+		struct iovec remote = { .iov_base = q, .iov_len = sizeof(buf) };
+
+		/* One that is there, or one that get_user_pages() has to bring. */
+		want = loops & 1 ? pattern(q) : 0;
+		if (want)
+			fill(a, q, a->step);
+		EXPECT_EQ(process_vm_readv(getpid(), &local, 1, &remote, 1, 0),
+			  (ssize_t)sizeof(buf));
+		EXPECT_EQ(buf, want);
+		EXPECT_EQ(madvise(q, psize(), MADV_DONTNEED), 0);
+	}
+	stop_workers(_metadata, w, 2, &stop);
+}
+
+static int compare_long(const void *a, const void *b)
+{
+	return *(long *)a < *(long *)b ? -1 : *(long *)a > *(long *)b;
+}
+
+/* No system call waits for a grace period, which takes milliseconds. */
+TEST_F(data, latency)
+{
+	static long us[2000], switch_us[16];
+	struct area *a = &self->a;
+	char *p = map_anon(table(a, 0), 17 * a->table_size);
+	long start;
+
+	ASSERT_NE(p, MAP_FAILED);
+	for (int i = 0; i < 2000; i++) {
+		*(p + i % 17 * a->table_size) = 1;
+		start = now_us();
+		ASSERT_EQ(madvise(p + i % 17 * a->table_size, psize(), MADV_DONTNEED), 0);
+		us[i] = now_us() - start;
+	}
+	qsort(us, 2000, sizeof(us[0]), compare_long);
+	TH_LOG("madvise() that empties a table: median %ld us, 99 %% %ld us, most %ld us",
+	       us[1000], us[1980], us[1999]);
+
+	for (int i = 0; i < 16; i++) {
+		char *q = p + i * a->table_size;
+
+		*page(a, q, 1) = 1;
+		use_on_two_cpus(a, q);
+		start = now_us();
+		ASSERT_EQ(madvise(page(a, q, 1), psize(), MADV_DONTNEED), 0);
+		switch_us[i] = now_us() - start;
+	}
+	qsort(switch_us, 16, sizeof(switch_us[0]), compare_long);
+	TH_LOG("the same, with percpu counters: median %ld us, most %ld us",
+	       switch_us[8], switch_us[15]);
+
+	/* Generous: the machine may be slow and busy. */
+	ASSERT_LT(us[1999], 1000000);
+	ASSERT_LT(switch_us[8], 3000 + 20 * us[1000]);
+}
+
+/* Refs in use; -1 if nobody tells. */
+static long count_refs(void)
+{
+	long nr = read_number("/proc/slabinfo", "pte_ref");
+	char *objects;
+
+	if (nr < 0) {
+		objects = slurp("/sys/kernel/slab/pte_ref/objects");
+		if (objects)
+			nr = strtol(objects, NULL, 10);
+	}
+	return nr;
+}
+
+TEST_F(data, no_growth)
+{
+	struct area *a = &self->a;
+	int rounds = 16, nr = 480;
+	char *p = map_anon(table(a, 0), nr * a->table_size);
+	long refs = 0, pages = 0, end;
+
+	ASSERT_NE(p, MAP_FAILED);
+	if (count_refs() < 0)
+		SKIP(return, "no slab pte_ref to be seen: not root, or no such kernel");
+	/* The first round fills what the slab caches. */
+	for (int i = 0; i <= rounds; i++) {
+		if (i == 1) {
+			refs = count_refs();
+			pages = read_number("/proc/vmstat", "nr_page_table_pages");
+		}
+		for (int j = 0; j < nr; j++)
+			*(p + j * a->table_size + i * a->step) = 1;
+		for (int j = 0; j < nr; j++)
+			ASSERT_EQ(madvise(p + j * a->table_size + i * a->step, psize(),
+					  MADV_DONTNEED), 0);
+	}
+	/* They go by RCU; less than a round may be on the way, or be others'. */
+	for (end = now_ms() + SOON_MS; now_ms() < end; usleep(10000))
+		if (count_refs() - refs < nr / 4 &&
+		    read_number("/proc/vmstat", "nr_page_table_pages") - pages < nr / 4)
+			break;
+	TH_LOG("%d tables made: %ld refs and %ld tables more than before", rounds * nr,
+	       count_refs() - refs, read_number("/proc/vmstat", "nr_page_table_pages") - pages);
+	ASSERT_LT(count_refs() - refs, nr);
+	ASSERT_LT(read_number("/proc/vmstat", "nr_page_table_pages") - pages, nr);
+}
+
+TEST_HARNESS_MAIN
