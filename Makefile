@@ -16,7 +16,7 @@ export ACCEL JOBS SCALE VIRTME
 S := scripts
 
 .PHONY: help packages source kernel boot demo test tree refresh series series-build
-.PHONY: lint check-off clean
+.PHONY: lint check-off cost clean
 
 help:		## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -60,6 +60,11 @@ lint: source	## shellcheck, checkpatch, kernel-doc, sparse, W=1
 
 check-off: source	## FREE_USER_PTE=n: the touched files compile to what stock has
 	@$(S)/check-off.sh
+
+cost:		## instructions per operation beside stock, against bench/limits
+	@$(MAKE) kernel KERNEL=stock
+	@$(MAKE) kernel KERNEL=pte_ref
+	@$(S)/cost.sh
 
 clean:		## remove BUILD
 	@rm -rf -- "$(BUILD)"

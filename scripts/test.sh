@@ -91,6 +91,44 @@ check_kernel_debug()
 	KERNEL=pte_ref DEBUG=1 "$top/scripts/kernel.sh"
 }
 
+# The edited files are stock's when the option is off.
+check_off()
+{
+	"$top/scripts/check-off.sh"
+}
+
+# The suites of the series, on UML and at the boot of an x86_64 guest.
+check_kunit_um()
+{
+	"$top/scripts/kunit.sh"
+}
+
+check_kunit_x86()
+{
+	"$top/scripts/kunit-qemu.sh"
+}
+
+# All of it passes with the subsystem, and its reclaim cases fail without it.
+check_selftest()
+{
+	DEBUG=1 "$top/scripts/selftest.sh" pte_ref
+	"$top/scripts/check-log.sh" "$build/log/console-selftest-pte_ref.log"
+}
+
+check_selftest_stock()
+{
+	"$top/scripts/selftest.sh" stock
+}
+
+# pte_ref=off: no ref is made, and stock's PT_RECLAIM is back.
+check_boot_off()
+{
+	KERNEL=pte_ref DEBUG=1 NAME=test-off TIMEOUT=200 APPEND=pte_ref=off \
+		RUN="dmesg | grep 'pte_ref: off' && ! grep -E '^pte_ref_[a-z_]+ [1-9]' /proc/vmstat" \
+		"$top/scripts/boot.sh"
+	"$top/scripts/check-log.sh" "$build/log/console-test-off.log"
+}
+
 # A copy of the repository with a source of a few files.
 small_repo()
 {
@@ -213,6 +251,13 @@ checks()
 	run boot 240
 	run boot_panic 240
 	run boot_hang 120
+	run selftest_stock 400
+	run off 900
+	run kernel_debug 1800
+	run boot_off 240
+	run kunit_x86 400
+	run selftest 600
+	run kunit_um 1500
 }
 
 if [ "${1:-}" = --one ]; then
