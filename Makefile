@@ -10,6 +10,9 @@ BUILD ?= $(CURDIR)/build
 # ARCH and KERNEL choose a kernel, DEBUG=1 or DEBUG=kasan its checks.
 ARCH ?= x86_64
 KERNEL ?= pte_ref
+# A command is for the shell of the guest: make leaves its dollar signs alone.
+override RUN := $(value RUN)
+override APPEND := $(value APPEND)
 export BUILD ARCH KERNEL DEBUG LINUX RUN TIMEOUT RWDIR TREE MEM CPUS APPEND QEMU_OPTS
 export ACCEL JOBS SCALE VIRTME
 

