@@ -74,19 +74,6 @@
 #define CREATE_TRACE_POINTS
 #include <trace/events/pte_ref.h>
 
-/*
- * How long a queued table waits for company.  Zero is often passing (mprotect()
- * of a table with a single entry), and a batch of one mm takes its locks once.
- */
-#define PTE_REF_DELAY_MS	10
-
-/*
- * Tables that are freed under one hold of the PMD lock and one flush, and that
- * deferred work looks at under one hold of an mmap_lock.
- */
-#define PTE_REF_BATCH		64
-#define PTE_REF_BATCH_SIZE	(PTE_REF_BATCH * PMD_SIZE)
-
 #ifndef arch_supports_pte_ref
 #define arch_supports_pte_ref()	true
 #endif
@@ -102,8 +89,23 @@ static inline void arch_flush_user_ptes(struct mm_struct *mm,
 #endif
 
 #ifndef arch_release_user_pte
-#define arch_release_user_pte(mm, pgtable)	do { } while (0)
+static inline void arch_release_user_pte(pgtable_t pgtable)
+{
+}
 #endif
+
+/*
+ * How long a queued table waits for company.  Zero is often passing (mprotect()
+ * of a table with a single entry), and a batch of one mm takes its locks once.
+ */
+#define PTE_REF_DELAY_MS	10
+
+/*
+ * Tables that are freed under one hold of the PMD lock and one flush, and that
+ * deferred work looks at under one hold of an mmap_lock.
+ */
+#define PTE_REF_BATCH		64
+#define PTE_REF_BATCH_SIZE	(PTE_REF_BATCH * PMD_SIZE)
 
 DEFINE_STATIC_KEY_FALSE(pte_ref_key);
 EXPORT_SYMBOL_GPL(pte_ref_key);
@@ -574,7 +576,7 @@ static unsigned int free_user_ptes(struct mm_struct *mm, pmd_t *pmd,
 	list_for_each_entry_safe(ptdesc, next, &tables, pt_list) {
 		mm_dec_nr_ptes(mm);
 		pte_free_debug(ptdesc);
-		arch_release_user_pte(mm, ptdesc_page(ptdesc));
+		arch_release_user_pte(ptdesc_page(ptdesc));
 		call_rcu(&ptdesc->pt_rcu_head, pte_free_rcu);
 	}
 	return nr;

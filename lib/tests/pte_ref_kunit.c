@@ -1755,6 +1755,7 @@ static void zap_of_several_tables(struct kunit *test)
 	unsigned long freed = vm_event(PTE_REF_FREE);
 	unsigned long bytes = mm_pgtables_bytes(t->mm);
 	struct pte_ref *ref;
+	unsigned long busy;
 	int i;
 
 	for (i = 0; i < NR_TABLES; i++) {
@@ -1771,10 +1772,13 @@ static void zap_of_several_tables(struct kunit *test)
 	KUNIT_EXPECT_PTR_EQ(test, ref, tables[1].ref);
 	KUNIT_EXPECT_EQ(test, do_madvise(t->mm, tables[2].addr, PAGE_SIZE,
 					 MADV_GUARD_INSTALL), 0);
+	busy = vm_event(PTE_REF_BUSY);
 	zap(t, t->addr, NR_TABLES * PMD_SIZE);
 	for (i = 0; i < NR_TABLES; i++)
 		KUNIT_EXPECT_EQ(test, is_linked(&tables[i]), i == 1 || i == 2);
 	KUNIT_EXPECT_EQ(test, vm_event(PTE_REF_FREE), freed + NR_TABLES - 2);
+	/* The one in use, not the one with entries. */
+	KUNIT_EXPECT_EQ(test, vm_event(PTE_REF_BUSY), busy + 1);
 
 	pte_ref_put(ref);
 	pte_ref_flush();
