@@ -151,6 +151,28 @@ static struct ptdesc *pte_ref_table(pmd_t *pmd, pmd_t *pmdvalp)
 	return page_ptdesc(pmd_pgtable(pmdval));
 }
 
+/*
+ * The PMD entry for @addr, or NULL.  mm_find_pmd() is for those who know a VMA of
+ * normal pages there; an address that was queued can be under a huge PUD by now.
+ */
+static pmd_t *pte_ref_find_pmd(struct mm_struct *mm, unsigned long addr)
+{
+	pgd_t *pgd = pgd_offset(mm, addr);
+	p4d_t *p4d;
+	pud_t *pud, pudval;
+
+	if (!pgd_present(*pgd))
+		return NULL;
+	p4d = p4d_offset(pgd, addr);
+	if (!p4d_present(*p4d))
+		return NULL;
+	pud = pud_offset(p4d, addr);
+	pudval = pudp_get(pud);
+	if (!pud_present(pudval) || pud_leaf(pudval) || pud_bad(pudval))
+		return NULL;
+	return pmd_offset_lockless(pud, pudval, addr);
+}
+
 static void pte_ref_free_object_rcu(struct rcu_head *head)
 {
 	kmem_cache_free(pte_ref_cache,
@@ -185,6 +207,9 @@ static void pte_ref_queue_add(struct pte_ref *ref)
  */
 static void pte_ref_enqueue(struct pte_ref *ref)
 {
+	/* All tables of an mm that exits are about to go. */
+	if (!atomic_read(&ref->mm->mm_users))
+		return;
 	if (test_and_set_bit(PTE_REF_QUEUED, &ref->state))
 		return;
 	if (!refcount_inc_not_zero(&ref->hold))
@@ -223,6 +248,8 @@ static void pte_ref_confirm_switch(struct percpu_ref *r)
 {
 	struct pte_ref *ref = to_pte_ref(r);
 
+	/* Whoever sees the bit sees the count: pairs with pte_ref_work_fn(). */
+	smp_mb__before_atomic();
 	set_bit(PTE_REF_SWITCHED, &ref->state);
 	if (test_bit(PTE_REF_PARKED, &ref->state))
 		pte_ref_queue_add(ref);
@@ -302,8 +329,14 @@ static noinline void pte_ref_other_cpu(struct pte_ref *ref, unsigned int cpu)
 	moves = READ_ONCE(ref->second) == second ? READ_ONCE(ref->moves) + 1 : 1;
 	WRITE_ONCE(ref->second, second);
 	WRITE_ONCE(ref->moves, moves);
-	if (moves >= PTE_REF_ATTACH_MOVES)
-		pte_ref_attach(ref, GFP_NOWAIT | __GFP_NOWARN | __GFP_ACCOUNT);
+	if (moves < PTE_REF_ATTACH_MOVES ||
+	    pte_ref_attach(ref, GFP_NOWAIT | __GFP_NOWARN | __GFP_ACCOUNT))
+		return;
+	/*
+	 * Who emptied the table before, in atomic mode, left the look at it to
+	 * our put, which does not see zero any more.
+	 */
+	pte_ref_enqueue(ref);
 }
 
 /* Below pte_ref_tryget_zap(). */
@@ -685,7 +718,7 @@ static void pte_ref_queue_empty(struct mm_struct *mm, unsigned long addr)
 	struct pte_ref *ref;
 	pmd_t *pmd, pmdval;
 
-	pmd = mm_find_pmd(mm, addr);
+	pmd = pte_ref_find_pmd(mm, addr);
 	if (!pmd)
 		return;
 	rcu_read_lock();
@@ -773,7 +806,7 @@ static void pte_ref_group_add(struct pte_ref_group *group, struct pte_ref *ref)
 
 	if (!pte_ref_range_ok(mm, addr))
 		return;
-	pmd = mm_find_pmd(mm, addr);
+	pmd = pte_ref_find_pmd(mm, addr);
 	if (!pmd)
 		return;
 
@@ -794,14 +827,6 @@ static void pte_ref_group_add(struct pte_ref_group *group, struct pte_ref *ref)
 	group->mask |= BIT_ULL(nr);
 }
 
-/* A switch is on its way, and the ref is ours to queue again? */
-static bool pte_ref_await_switch(struct pte_ref *ref)
-{
-	return test_bit(PTE_REF_SWITCHING, &ref->state) &&
-	       !test_bit(PTE_REF_SWITCHED, &ref->state) &&
-	       !test_and_set_bit(PTE_REF_QUEUED, &ref->state);
-}
-
 static void pte_ref_work_fn(struct work_struct *work)
 {
 	struct llist_node *list = llist_del_all(&pte_ref_queue);
@@ -812,6 +837,7 @@ static void pte_ref_work_fn(struct work_struct *work)
 	llist_for_each_entry_safe(ref, next, list, node) {
 		struct mm_struct *mm = ref->mm;
 		bool dead = test_bit(PTE_REF_DEAD, &ref->state);
+		bool switched;
 
 		if (group.mm && (group.mm != mm ||
 				 ++group.seen >= PTE_REF_BATCH ||
@@ -836,8 +862,17 @@ static void pte_ref_work_fn(struct work_struct *work)
 		smp_mb__after_atomic();
 
 		if (!dead && group.mm) {
+			/*
+			 * A look during a switch finds nothing, and the end of
+			 * the switch does not queue a ref that it found queued:
+			 * look again, unless the switch was over before.
+			 */
+			switched = test_bit(PTE_REF_SWITCHED, &ref->state);
+			smp_rmb();	/* pairs with pte_ref_confirm_switch() */
 			pte_ref_group_add(&group, ref);
-			if (pte_ref_await_switch(ref)) {
+			if (!switched &&
+			    test_bit(PTE_REF_SWITCHING, &ref->state) &&
+			    !test_and_set_bit(PTE_REF_QUEUED, &ref->state)) {
 				pte_ref_queue_add(ref);
 				continue;
 			}
