@@ -27,11 +27,12 @@
  * read under less is a hint.  Zero of a linked table is a legal state: a table is
  * born with it.
  *
- * Who frees.  A zap by madvise() or truncate tries when it is done with a table.  Whoever else brings a
- * table to zero (reclaim through rmap, a move of entries, a late user, the end of
- * a switch) queues it, and a work looks at it.  Between the two steps anything can
- * happen to the table, so the work starts from the mm and the address, and looks
- * whether it finds the table of that ref there.
+ * Who frees.  A zap by madvise() or truncate tries when it is done with a table.
+ * Whoever else brings a table to zero (reclaim through rmap, a move of entries, a
+ * late user, a driver's zap, the end of a switch) queues it, and a work looks at
+ * it.  Between the two steps anything can happen to the table, so the work starts
+ * from the mm and the address, and looks whether it finds the table of that ref
+ * there.
  *
  * Who may unlink.  free_pgtables() reads PMD entries of detached VMAs without a
  * lock.  So free_user_pte() is only for those who know that a VMA over the
