@@ -120,7 +120,7 @@ check_selftest_stock()
 	"$top/scripts/selftest.sh" stock
 }
 
-# pte_ref=off: no ref is made, and stock's PT_RECLAIM is back.
+# pte_ref=off: says so at boot and frees nothing.
 check_boot_off()
 {
 	KERNEL=pte_ref DEBUG=1 NAME=test-off TIMEOUT=200 APPEND=pte_ref=off \
