@@ -14,12 +14,12 @@ KERNEL ?= pte_ref
 override RUN := $(value RUN)
 override APPEND := $(value APPEND)
 export BUILD ARCH KERNEL DEBUG LINUX RUN TIMEOUT RWDIR TREE MEM CPUS APPEND QEMU_OPTS
-export ACCEL JOBS SCALE VIRTME
+export ACCEL JOBS SCALE VIRTME TIME GROUP
 
 S := scripts
 
 .PHONY: help packages source kernel boot demo test tree refresh series series-build
-.PHONY: lint check-off cost clean
+.PHONY: lint check-off cost race clean
 
 help:		## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -68,6 +68,10 @@ cost:		## instructions per operation beside stock, against bench/limits
 	@$(MAKE) kernel KERNEL=stock
 	@$(MAKE) kernel KERNEL=pte_ref
 	@$(S)/cost.sh
+
+race:		## callers against the free of their table: TIME=seconds GROUP= KERNEL= DEBUG=1|kasan
+	@$(MAKE) kernel DEBUG=$${DEBUG:-1}
+	@$(S)/race.sh
 
 clean:		## remove BUILD
 	@rm -rf -- "$(BUILD)"

@@ -21,11 +21,11 @@
  * good.  A switch takes an RCU grace period, for which nobody waits: at its end
  * the table is queued.
  *
- * Zero.  pte_tryget() fails at zero, and an entry is set under the PTL, after a
- * check that the table is still linked.  So zero that is read under both the PMD
- * lock and the PTL is final, and free_user_pte() unlinks the table.  Zero that is
- * read under less is a hint.  Zero of a linked table is a legal state: a table is
- * born with it.
+ * Zero.  pte_tryget() fails at zero, pte_ref_hold() raises it under the PMD lock,
+ * and an entry is set under the PTL, after a check that the table is still linked.
+ * So zero that is read under both the PMD lock and the PTL is final, and
+ * free_user_pte() unlinks the table.  Zero that is read under less is a hint.  Zero
+ * of a linked table is a legal state: a table is born with it.
  *
  * Who frees.  A zap by madvise() or truncate tries when it is done with a table.
  * Whoever else brings a table to zero (reclaim through rmap, a move of entries, a
@@ -152,11 +152,18 @@ static struct ptdesc *pte_ref_table(pmd_t *pmd, pmd_t *pmdvalp)
 	return page_ptdesc(pmd_pgtable(pmdval));
 }
 
-/*
- * The PMD entry for @addr, or NULL.  mm_find_pmd() is for those who know a VMA of
- * normal pages there; an address that was queued can be under a huge PUD by now.
+/**
+ * pte_ref_find_pmd() - the entry of the PMD table for an address
+ * @mm: the mm
+ * @addr: user address
+ *
+ * mm_find_pmd() is for those who know a VMA of normal pages there; an address that
+ * was queued can be under a huge PUD by now.
+ *
+ * Context: mmap_lock or the lock of a VMA in the range, which keeps the tables.
+ * Return: the entry, or NULL if there is no PMD table.
  */
-static pmd_t *pte_ref_find_pmd(struct mm_struct *mm, unsigned long addr)
+pmd_t *pte_ref_find_pmd(struct mm_struct *mm, unsigned long addr)
 {
 	pgd_t *pgd = pgd_offset(mm, addr);
 	p4d_t *p4d;
@@ -374,6 +381,95 @@ struct pte_ref *__pte_ref_tryget(pmd_t *pmd)
 	if (ref && unlikely(READ_ONCE(ref->cpu) != cpu))
 		pte_ref_other_cpu(ref, cpu);
 	return ref;
+}
+
+/**
+ * pmd_install_hold() - link a PTE table if there is none, and become its user
+ * @mm: the mm
+ * @pmd: entry of the PMD table for @addr
+ * @addr: an address in the table's range
+ * @pte: the table to link, or NULL; set to NULL if it was linked
+ *
+ * A user whatever the count is: nobody unlinks a table while the PMD lock is held.
+ *
+ * Context: process context, no page table lock held; does not sleep.
+ * Return: what is to be put by pte_ref_put(), or NULL if the table is untracked,
+ * or there is a huge page and no table.
+ */
+struct pte_ref *pmd_install_hold(struct mm_struct *mm, pmd_t *pmd,
+				 unsigned long addr, pgtable_t *pte)
+{
+	spinlock_t *pml = pmd_lock(mm, pmd);
+	struct ptdesc *ptdesc;
+	struct pte_ref *ref;
+	pmd_t pmdval;
+
+	if (*pte && pmd_none(*pmd)) {
+		mm_inc_nr_ptes(mm);
+		smp_wmb();	/* see pmd_install() */
+		pmd_populate(mm, pmd, *pte);
+		*pte = NULL;
+	}
+	ptdesc = pte_ref_table(pmd, &pmdval);
+	ref = ptdesc ? ptdesc->pte_ref : NULL;
+	if (ref) {
+		/* If it is still empty at the put it is looked for there. */
+		WRITE_ONCE(ref->addr, addr & PMD_MASK);
+		percpu_ref_get(&ref->ref);
+	}
+	spin_unlock(pml);
+	return ref;
+}
+
+/* Below pte_ref_hold(). */
+struct pte_ref *__pte_ref_hold(struct mm_struct *mm, pmd_t *pmd,
+			       unsigned long addr)
+{
+	pgtable_t none = NULL;
+
+	if (pmd_none(pmdp_get_lockless(pmd)))
+		return NULL;
+	return pmd_install_hold(mm, pmd, addr, &none);
+}
+
+/**
+ * pte_alloc_hold() - allocate a PTE table if there is none, and become its user
+ * @mm: the mm
+ * @pmd: entry of the PMD table for @addr; stable as for pte_offset_map()
+ * @addr: an address in the table's range
+ * @refp: gets what pmd_install_hold() returns
+ *
+ * As pte_alloc(), but the table is still there when the caller maps it.
+ *
+ * Context: may sleep for memory, no page table lock held.
+ * Return: 0 or -ENOMEM.
+ */
+int pte_alloc_hold(struct mm_struct *mm, pmd_t *pmd, unsigned long addr,
+		   struct pte_ref **refp)
+{
+	pgtable_t new = NULL;
+
+	*refp = NULL;
+	if (!pte_ref_enabled())
+		return pte_alloc(mm, pmd);
+
+	if (pmd_none(pmdp_get_lockless(pmd))) {
+		new = pte_alloc_one(mm);
+		if (!new)
+			return -ENOMEM;
+	}
+	for (;;) {
+		*refp = pmd_install_hold(mm, pmd, addr, &new);
+		if (*refp || !pmd_none(pmdp_get_lockless(pmd)))
+			break;
+		/* It was there a moment ago. */
+		new = pte_alloc_one(mm);
+		if (!new)
+			return -ENOMEM;
+	}
+	if (new)
+		pte_free(mm, new);
+	return 0;
 }
 
 /* Below pte_ref_put(). */

@@ -54,6 +54,7 @@ struct pte_ref {
 	u16			second;
 };
 
+pmd_t *pte_ref_find_pmd(struct mm_struct *mm, unsigned long addr);
 unsigned long pte_ref_read(struct ptdesc *ptdesc);
 bool pte_ref_is_percpu(struct pte_ref *ref);
 int pte_ref_attach(struct pte_ref *ref, gfp_t gfp);

@@ -142,5 +142,6 @@ for f in "${old[@]}"; do
 	fi
 done
 rm -rf "$work"
-"${git[@]}" rev-parse HEAD >"$tree/.git/refreshed"
+# A linked worktree has no directory .git, and is not one that tree.sh made.
+[ ! -d "$tree/.git" ] || "${git[@]}" rev-parse HEAD >"$tree/.git/refreshed"
 log "[refresh] $n commits, ${#added[@]} new files"

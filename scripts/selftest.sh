@@ -8,28 +8,15 @@ set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
-src=$build/src/pte_ref
-out=$build/selftest
-prog=$out/pte_ref
-mm=tools/testing/selftests/mm
+prog=$build/selftest/pte_ref
 limit=${TIMEOUT:-300}
 # This case passes on stock, and this one needs what stock lacks.
 pt_reclaim=reclaim.aligned
 skipped=data.no_growth
 
-[ -f "$src/Makefile" ] || die "no source: run make source"
-need make gcc losetup mkswap swapon
+need losetup mkswap swapon
 lock selftest
-mkdir -p "$out" "$build/log"
-
-step selftest "build"
-kmake -C "$src" O="$out/headers" ARCH=x86 headers </dev/null >"$build/log/selftest.build.log" 2>&1 ||
-	die "no kernel headers, see $build/log/selftest.build.log"
-cflags=(-static -O2 -Wall -Wextra -Wno-sign-compare -isystem "$out/headers/usr/include"
-	-I "$src/tools/testing/selftests" -I "$src/$mm")
-gcc "${cflags[@]}" -o "$prog.tmp" "$top/$mm/pte_ref.c" "$src/$mm/vm_util.c" -lpthread
-mv "$prog.tmp" "$prog"
-step_done
+"$top/scripts/selftest-build.sh" pte_ref
 
 # In the guest: swap on a loop device, then the program.
 guest="set -e; truncate -s 64M /tmp/swap; swap=\$(losetup -f --show /tmp/swap)

@@ -120,6 +120,18 @@ check_selftest_stock()
 	"$top/scripts/selftest.sh" stock
 }
 
+# Whoever works on a table answers as if it stayed, at each point where it can go, and
+# for some seconds beside threads that empty it.
+check_race()
+{
+	KERNEL=pte_ref DEBUG=1 TIME='' "$top/scripts/race.sh"
+}
+
+check_race_pairs()
+{
+	KERNEL=pte_ref DEBUG=1 TIME=10 "$top/scripts/race.sh"
+}
+
 # pte_ref=off: says so at boot and frees nothing.
 check_boot_off()
 {
@@ -257,6 +269,8 @@ checks()
 	run boot_off 240
 	run kunit_x86 400
 	run selftest 600
+	run race 400
+	run race_pairs 400
 	run kunit_um 1500
 }
 
@@ -266,7 +280,7 @@ if [ "${1:-}" = --one ]; then
 fi
 
 # Each check says itself what it boots and builds.
-unset KERNEL DEBUG RUN TIMEOUT RWDIR TREE MEM CPUS APPEND QEMU_OPTS
+unset KERNEL DEBUG TIME GROUP RUN TIMEOUT RWDIR TREE MEM CPUS APPEND QEMU_OPTS
 start=$SECONDS
 mkdir -p "$logs"
 lock test

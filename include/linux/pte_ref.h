@@ -27,6 +27,8 @@ void __pte_ref_emptied(struct mm_struct *mm, unsigned long addr,
 int __pte_ref_delta(pte_t *ptep, pte_t pte, unsigned int nr);
 struct pte_ref *__pte_ref_tryget(pmd_t *pmd);
 struct pte_ref *__pte_ref_tryget_zap(pmd_t *pmd);
+struct pte_ref *__pte_ref_hold(struct mm_struct *mm, pmd_t *pmd,
+			       unsigned long addr);
 void __pte_ref_put(struct pte_ref *ref);
 void __pte_ref_put_zapped(struct pte_ref *ref);
 void __pte_ref_zap_end(struct mm_struct *mm, pmd_t *pmd, unsigned long start,
@@ -40,6 +42,10 @@ void pte_ref_boot_init(void);
 bool pte_tryget(struct mm_struct *mm, pmd_t *pmd, unsigned long addr);
 void __pte_put(pgtable_t pgtable);
 void pte_put(pte_t *ptep);
+struct pte_ref *pmd_install_hold(struct mm_struct *mm, pmd_t *pmd,
+				 unsigned long addr, pgtable_t *pte);
+int pte_alloc_hold(struct mm_struct *mm, pmd_t *pmd, unsigned long addr,
+		   struct pte_ref **refp);
 bool try_to_free_user_pte(struct mm_struct *mm, pmd_t *pmd, unsigned long addr);
 bool free_user_pte(struct mm_struct *mm, pmd_t *pmd, unsigned long addr);
 
@@ -205,6 +211,29 @@ static inline struct pte_ref *pte_ref_tryget(pmd_t *pmd)
 }
 
 /**
+ * pte_ref_hold() - take a reference to the table below @pmd, even at zero
+ * @mm: the mm
+ * @pmd: entry of the PMD table for @addr; stable as for pte_offset_map()
+ * @addr: an address in the table's range
+ *
+ * As pte_ref_tryget(), but takes the PMD lock if the count is zero: whoever frees
+ * the table needs that lock.  So a table that is there stays.
+ *
+ * Context: process context, no page table lock held; does not sleep.
+ * Return: the ref, or NULL if there is no table or it is untracked.
+ */
+static inline struct pte_ref *pte_ref_hold(struct mm_struct *mm, pmd_t *pmd,
+					   unsigned long addr)
+{
+	struct pte_ref *ref;
+
+	if (!pte_ref_enabled())
+		return NULL;
+	ref = __pte_ref_tryget(pmd);
+	return likely(ref) ? ref : __pte_ref_hold(mm, pmd, addr);
+}
+
+/**
  * pte_ref_tryget_zap() - take a reference for a zap
  * @pmd: entry of the PMD table; stable as for pte_offset_map()
  *
@@ -335,6 +364,13 @@ static inline void track_pte_clear_full(struct mm_struct *mm,
 
 static inline struct pte_ref *pte_ref_tryget(pmd_t *pmd) { return NULL; }
 static inline struct pte_ref *pte_ref_tryget_zap(pmd_t *pmd) { return NULL; }
+
+static inline struct pte_ref *pte_ref_hold(struct mm_struct *mm, pmd_t *pmd,
+					   unsigned long addr)
+{
+	return NULL;
+}
+
 static inline void pte_ref_put(struct pte_ref *ref) { }
 static inline void pte_ref_put_zapped(struct pte_ref *ref, bool queue) { }
 
@@ -360,6 +396,12 @@ static inline bool pte_tryget(struct mm_struct *mm, pmd_t *pmd,
 
 static inline void __pte_put(pgtable_t pgtable) { }
 static inline void pte_put(pte_t *ptep) { }
+
+/* Macros: the headers that have what they call come later. */
+#define pmd_install_hold(mm, pmd, addr, pte) \
+	(pmd_install(mm, pmd, pte), (struct pte_ref *)NULL)
+#define pte_alloc_hold(mm, pmd, addr, refp) \
+	(*(refp) = NULL, pte_alloc(mm, pmd))
 
 static inline bool try_to_free_user_pte(struct mm_struct *mm, pmd_t *pmd,
 					unsigned long addr)

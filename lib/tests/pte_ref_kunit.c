@@ -719,6 +719,91 @@ static void tryget_against_zero(struct kunit *test)
 	unlock_table(t);
 }
 
+/* Under the PMD lock one can become a user of a table whose count is zero. */
+static void hold_at_zero(struct kunit *test)
+{
+	struct table *t = test->priv;
+	struct pte_ref *ref;
+
+	lock_table(t);
+	ref = pte_ref_hold(t->mm, t->pmd, t->addr);
+	KUNIT_EXPECT_PTR_EQ(test, ref, t->ref);
+	expect_count(t, 0, 1);
+	KUNIT_EXPECT_FALSE(test, free_user_pte(t->mm, t->pmd, t->addr));
+	KUNIT_EXPECT_TRUE(test, is_linked(t));
+	set_entry(t, PRESENT, 3);
+	KUNIT_EXPECT_PTR_EQ(test, pte_ref_hold(t->mm, t->pmd, t->addr), ref);
+	expect_count(t, 1, 2);
+	clear_entry(t, 3);
+	pte_ref_put(ref);
+	pte_ref_put(ref);
+	expect_count(t, 0, 0);
+
+	KUNIT_EXPECT_TRUE(test, free_user_pte(t->mm, t->pmd, t->addr));
+	KUNIT_EXPECT_NULL(test, pte_ref_hold(t->mm, t->pmd, t->addr));
+	unlock_table(t);
+}
+
+/* A table that is allocated with a user stays until it is put. */
+static void alloc_hold(struct kunit *test)
+{
+	struct table *t = test->priv;
+	struct pte_ref *ref, *again;
+	unsigned long bytes;
+
+	lock_table(t);
+	bytes = mm_pgtables_bytes(t->mm);
+	KUNIT_EXPECT_TRUE(test, free_user_pte(t->mm, t->pmd, t->addr));
+	KUNIT_EXPECT_EQ(test, pte_alloc_hold(t->mm, t->pmd, t->addr, &ref), 0);
+	KUNIT_EXPECT_EQ(test, mm_pgtables_bytes(t->mm), bytes);
+	KUNIT_EXPECT_NOT_NULL(test, ref);
+	KUNIT_EXPECT_PTR_EQ(test, page_ptdesc(pmd_pgtable(*t->pmd))->pte_ref,
+			    ref);
+	KUNIT_EXPECT_FALSE(test, free_user_pte(t->mm, t->pmd, t->addr));
+	/* One that is there is held, not made again. */
+	KUNIT_EXPECT_EQ(test, pte_alloc_hold(t->mm, t->pmd, t->addr, &again), 0);
+	KUNIT_EXPECT_PTR_EQ(test, again, ref);
+	pte_ref_put(ref);
+	KUNIT_EXPECT_FALSE(test, free_user_pte(t->mm, t->pmd, t->addr));
+	pte_ref_put(again);
+	KUNIT_EXPECT_TRUE(test, free_user_pte(t->mm, t->pmd, t->addr));
+	unlock_table(t);
+}
+
+/* Whatever moment a table is freed at, who asked for a locked one gets it. */
+static void alloc_map_lock(struct kunit *test)
+{
+#ifdef CONFIG_FAIL_PTE_TABLE
+	struct table *t = test->priv;
+	unsigned int nth, left;
+	spinlock_t *ptl;
+	pte_t *ptep;
+
+	lock_table(t);
+	for (nth = 1; nth < 20; nth++) {
+		if (!pmd_none(*t->pmd))
+			free_user_pte(t->mm, t->pmd, t->addr);
+		current->fail_nth = nth;
+		ptep = pte_alloc_map_lock(t->mm, t->pmd, t->addr, &ptl);
+		left = current->fail_nth;
+		current->fail_nth = 0;
+		KUNIT_EXPECT_NOT_NULL(test, ptep);
+		if (ptep) {
+			KUNIT_EXPECT_TRUE(test, pmd_present(*t->pmd));
+			pte_unmap_unlock(ptep, ptl);
+		}
+		if (left)
+			break;
+	}
+	/* After the allocation and before the lock. */
+	KUNIT_EXPECT_GT(test, nth, 2);
+	KUNIT_EXPECT_LT(test, nth, 20);
+	unlock_table(t);
+#else
+	kunit_skip(test, "needs FAIL_PTE_TABLE");
+#endif
+}
+
 /* A zap that looks at the table itself need not have it queued. */
 static void put_of_a_zap(struct kunit *test)
 {
@@ -1577,9 +1662,13 @@ static void allocation_failure(struct kunit *test)
 
 		if (left)
 			break;
-		/* Some failures are nothing to those who allocate. */
+		/*
+		 * Some failures are nothing to those who allocate, and one,
+		 * fail_pte_table, frees the table.
+		 */
 		if (!ret) {
-			KUNIT_EXPECT_TRUE(test, try_to_free(t));
+			KUNIT_EXPECT_TRUE(test, pmd_none(*t->pmd) ||
+					  try_to_free(t));
 			continue;
 		}
 		failed++;
@@ -2198,6 +2287,9 @@ static struct kunit_case pte_ref_test_cases[] = {
 	KUNIT_CASE(passing_zero_keeps_the_table),
 	KUNIT_CASE(swapped_in_and_migrated),
 	KUNIT_CASE(tryget_against_zero),
+	KUNIT_CASE(hold_at_zero),
+	KUNIT_CASE(alloc_hold),
+	KUNIT_CASE(alloc_map_lock),
 	KUNIT_CASE(put_of_a_zap),
 	KUNIT_CASE(users_are_counted),
 	KUNIT_CASE(freed_at_zero_only),

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * fail_pte_table: free a PTE table at the worst moment.
+ *
+ * Whoever looks at a PMD entry and then maps the PTE table below it has to expect
+ * that the table was empty and is gone, because another CPU has zapped a VMA that
+ * has a part of it.  That is a matter of a few hundred instructions.  Here it is
+ * the caller himself who frees the table, just before he maps it, so that with
+ * /proc/<pid>/fail-nth each of the steps of a system call can be made to meet it.
+ *
+ * What is done is what a zap on another CPU may do: a table is freed only if its
+ * count is zero, under the same locks, and below an attached VMA, which the caller
+ * has locked.  Where the caller holds a spinlock or is in an RCU read section nothing
+ * is done.  With delay-us the caller waits, for other threads to do their worst with
+ * a table that is not empty yet.
+ */
+#include <linux/debugfs.h>
+#include <linux/delay.h>
+#include <linux/fault-inject.h>
+#include <linux/mm.h>
+#include <linux/pte_ref.h>
+#include <linux/sched/mm.h>
+
+#include "internal.h"
+#include "pte_ref.h"
+
+static struct {
+	struct fault_attr attr;
+	u32 delay_us;
+} fault = {
+	.attr = FAULT_ATTR_INITIALIZER,
+};
+
+static int __init setup_fail_pte_table(char *str)
+{
+	return setup_fault_attr(&fault.attr, str);
+}
+__setup("fail_pte_table=", setup_fail_pte_table);
+
+/**
+ * fail_pte_table() - maybe free the PTE table that the caller is about to map
+ * @mm: the mm
+ * @pmd: entry of the PMD table
+ * @addr: an address in the table's range, or 0 for a table that was just made
+ *
+ * Context: any; does nothing where the caller may not sleep.
+ */
+void fail_pte_table(struct mm_struct *mm, pmd_t *pmd, unsigned long addr)
+{
+	u32 delay_us = READ_ONCE(fault.delay_us);
+
+	/* Only below a system call or a fault, in an mm that is alive. */
+	if (!current->mm || mm == &init_mm || !atomic_read(&mm->mm_users) ||
+	    addr >= TASK_SIZE)
+		return;
+	if (!preemptible() || rcu_preempt_depth())
+		return;
+	/*
+	 * Some map through a copy of the entry, of a table that is unlinked, or
+	 * zap a VMA that is detached.
+	 */
+	if (addr && (!vma_lookup(mm, addr) || pte_ref_find_pmd(mm, addr) != pmd))
+		return;
+	if (!should_fail(&fault.attr, 1))
+		return;
+	if (delay_us)
+		usleep_range(delay_us, delay_us + delay_us / 8);
+	try_to_free_user_pte(mm, pmd, addr);
+}
+
+static int __init fail_pte_table_init(void)
+{
+	struct dentry *dir;
+
+	/* Nothing fails, so say nothing unless asked. */
+	fault.attr.verbose = 0;
+	if (!IS_ENABLED(CONFIG_FAULT_INJECTION_DEBUG_FS))
+		return 0;
+	dir = fault_create_debugfs_attr("fail_pte_table", NULL, &fault.attr);
+	debugfs_create_u32("delay-us", 0600, dir, &fault.delay_us);
+	return 0;
+}
+late_initcall(fail_pte_table_init);

@@ -1,0 +1,33 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# Runs pte_ref_race in a guest: callers that work on a PTE table, each with the table
+# taken away from it. Without TIME one caller after the other, at each point where it
+# can meet that (fault injection); with TIME for so many seconds per group of callers,
+# against threads that empty and free the table. GROUP names one group.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+kernel=${KERNEL:-pte_ref}
+debug=${DEBUG:-1}
+time=${TIME:-}
+prog=$build/selftest/pte_ref_race
+name=race-$kernel-$debug${time:+-$time}
+output=$build/log/$name.log
+args=()
+
+[[ $time =~ ^[0-9]*$ ]] || die "TIME=$time: must be seconds"
+[ -z "$time" ] || args+=(-t "$time")
+[ -z "${GROUP:-}" ] || args+=(-g "$GROUP")
+lock race
+"$top/scripts/selftest-build.sh" pte_ref_race
+groups=$("$prog" -l | cut -d' ' -f1 | sort -u | wc -l)
+
+step race "$kernel, DEBUG=$debug${time:+, $time s for each of up to $groups groups}"
+status=0
+KERNEL=$kernel DEBUG=$debug NAME=$name TIMEOUT=$((groups * ${time:-60} * 3 / 2 + 300)) \
+	RUN="cd /tmp && exec '$prog' ${args[*]}" "$top/scripts/boot.sh" </dev/null 2>&1 |
+	tee "$output" || status=$?
+step_done
+"$top/scripts/check-log.sh" "$build/log/console-$name.log" || status=1
+exit $status

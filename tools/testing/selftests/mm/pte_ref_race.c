@@ -1,0 +1,1845 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * A race with the free of an empty PTE table is invisible to user space
+ * (CONFIG_FREE_USER_PTE).
+ *
+ * A victim is an operation that needs a PTE table, or looks at one.  Whatever
+ * happens to the table while it works, it must answer as if it were alone: no
+ * error, no lost data or marker, and it must end.
+ *
+ * Without options each victim runs alone, and CONFIG_FAIL_PTE_TABLE frees the
+ * table under it: at the first point where it maps or has just allocated one, then
+ * at the second one, and so on until the operation meets no more points
+ * (/proc/self/fail-nth).  That is certain to find a caller that relies on the table.
+ *
+ * With -t, threads do what frees the table on a running system: attackers empty
+ * it again and again, for some seconds, and the program prints how much slower that
+ * makes the victim.  This mode needs nothing of the kernel; delay-us and probability
+ * in /sys/kernel/debug/fail_pte_table make it more severe.
+ *
+ * Each case has a process of its own, so that a signal or a system call that does
+ * not end is an answer as well.
+ *
+ * Memory of a case: one or two ranges that a PTE table maps.  The upper half of
+ * each is the victim's, the lower half belongs to neighbours, which are other VMAs.
+ * They are lower so that fork() has linked them to their file when it copies the
+ * victim's entries: truncate finds them in the child by then.  If the attacker
+ * works on the victim's own memory, or if the victim needs a whole table, all is the
+ * victim's; so its zaps can cover whole tables, which is when CONFIG_PT_RECLAIM
+ * frees one.
+ *
+ * Not here: modify_ldt(), whose table has no VMA in its range, and is written only
+ * with page table isolation; TCP zerocopy receive, which maps pages as insert_pages
+ * does, and over a loopback device finds none that it would map.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+#include <linux/falloc.h>
+#include <linux/fs.h>
+#include <linux/futex.h>
+#include <linux/mman.h>
+#include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include "kselftest.h"
+#include "vm_util.h"
+#include "../../../../mm/gup_test.h"
+#include "../../../../lib/test_vm_insert_uapi.h"
+
+#define GUP_TEST	"/sys/kernel/debug/gup_test"
+
+/* What makes no progress for that long does not end. */
+#define STUCK_MS	10000
+/* No operation here has so many points. */
+#define MAX_POINTS	20000
+/* Pages of a victim. */
+#define MAX_PAGES	128
+/* Pages of a neighbour. */
+#define NEIGHBOUR_PAGES	8
+#define MAX_ATTACKERS	2
+
+/* Bits of /proc/kpageflags.  A lost page has two of those of KPF_LOST. */
+#define KPF_LRU		BIT_ULL(5)
+#define KPF_SLAB	BIT_ULL(7)
+#define KPF_BUDDY	BIT_ULL(10)
+#define KPF_MMAP	BIT_ULL(11)
+#define KPF_ANON	BIT_ULL(12)
+#define KPF_SWAPCACHE	BIT_ULL(13)
+#define KPF_SWAPBACKED	BIT_ULL(14)
+#define KPF_LOST	(KPF_LRU | KPF_SLAB | KPF_BUDDY | KPF_MMAP | KPF_ANON |	\
+			 KPF_SWAPCACHE | KPF_SWAPBACKED)
+
+/* Attackers */
+#define OWN		0x01
+#define NEIGHBOUR	0x02
+#define TRUNCATE	0x04
+#define PUNCH		0x08
+#define OTHERS		(NEIGHBOUR | TRUNCATE | PUNCH)
+#define ALL		(OWN | OTHERS)
+
+/* Properties of a victim */
+#define TWO_TABLES	0x01
+#define WHOLE_TABLE	0x02	/* no neighbours */
+#define OWN_FILE	0x04	/* truncate and punch attack its file as well */
+#define EXACT_OWN	0x08	/* a zap of its own memory loses nothing */
+#define EXACT_PUNCH	0x10	/* neither does a hole in its file */
+#define FILLED		0x20	/* its file has data from the start */
+#define MAY_BE_ABSENT	0x40	/* what is lost cannot be read, instead of zero */
+#define NO_POINTS	0x80	/* neither maps nor makes a table */
+
+/* What the victim has in vma[] */
+enum memory { NOTHING, ANON, SHARED, PRIVATE, DISK, DEVICE };
+
+struct victim {
+	const char *name;
+	const char *group;
+	enum memory memory;
+	uint64_t uffd_mode;	/* how it is registered with userfaultfd, if it is */
+	uint64_t uffd_features;
+	int (*setup)(void);	/* once, after that; 0 or what bad() or skip() give */
+	int (*prepare)(void);	/* before each operation, no part of it */
+	int (*op)(void);
+	int (*check)(void);	/* the answer */
+	int (*undo)(void);	/* leave nothing; undo_zap() if not given */
+	int (*finish)(void);	/* once */
+	int advice;		/* of op_advise() */
+	unsigned long cmd;	/* of op_dev() and op_gup_pin() */
+	enum test_vm_insert_kind kind;
+	unsigned int attackers;
+	unsigned int flags;
+	int pages;		/* 4 if not given */
+};
+
+struct attacker {
+	const char *name;
+	unsigned int bit;
+	void (*round)(int nr, unsigned long round);
+};
+
+enum outcome { RUNNING, PASS, FAIL, SKIP };
+
+/* What the process of a case tells. */
+struct report {
+	enum outcome outcome;
+	char msg[256];
+	long beat;		/* ms, of the last sign of life */
+	unsigned int n;		/* point that is tried */
+	int state;		/* from which state of the tables */
+	unsigned int points[2];	/* that were met, by state */
+	unsigned long rounds;
+	unsigned long attacks;
+	double alone, attacked;	/* rounds per second */
+	long freed;		/* tables, by the whole system */
+};
+
+static struct report *report;
+static bool nth_mode;
+static int nr_attackers = 1;
+
+/* The case, in its process. */
+static const struct victim *victim;
+static const struct attacker *attacker;
+static int nr_tables;
+static char *table[2];
+static char *vma[2];		/* where the victim's VMAs may be */
+static size_t vma_len;
+static char *p, *q;		/* pages of the operation: in vma[0], in vma[1] */
+static int np;			/* number of pages */
+static char *anon_neighbour[MAX_ATTACKERS][2];
+static char *file_neighbour[MAX_ATTACKERS][2];
+static int neighbour_fd[MAX_ATTACKERS];
+static int file = -1;		/* of the victim */
+static int uffd = -1;
+static int dev = -1;
+static int pagemap = -1;
+static bool lossy;		/* the attacker may take away data legitimately */
+static bool stop;
+static int cpu[2];		/* the victim's, and another */
+static uint64_t salt;		/* makes the data of each round differ */
+static char *buffer;		/* pages that are always there */
+static char *unreadable;	/* a page that never is */
+static pid_t child;
+
+static long now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+}
+
+static size_t table_size(void)
+{
+	return (size_t)psize() * (psize() / sizeof(uint64_t));
+}
+
+static size_t bytes(void)
+{
+	return (size_t)np * psize();
+}
+
+/* The first outcome counts. */
+static __printf(2, 3) int say(enum outcome outcome, const char *fmt, ...)
+{
+	va_list args;
+
+	if (report->outcome == RUNNING) {
+		va_start(args, fmt);
+		vsnprintf(report->msg, sizeof(report->msg), fmt, args);
+		va_end(args);
+		report->outcome = outcome;
+	}
+	return -1;
+}
+
+#define bad(...)	say(FAIL, __VA_ARGS__)	/* a wrong answer */
+#define skip(...)	say(SKIP, __VA_ARGS__)	/* the kernel lacks something */
+#define bad_errno(what)	bad("%s: %s", what, strerror(errno))
+
+/* The number that follows a word at the start of a line of /proc/vmstat, or -1. */
+static long read_vmstat(const char *word)
+{
+	static char buf[32 << 10];
+	size_t len = 0, word_len = strlen(word);
+	int fd = open("/proc/vmstat", O_RDONLY);
+	char *line = buf;
+	ssize_t ret;
+
+	if (fd < 0)
+		return -1;
+	while ((ret = read(fd, buf + len, sizeof(buf) - 1 - len)) > 0)
+		len += ret;
+	close(fd);
+	buf[len] = 0;
+	while (line) {
+		if (!strncmp(line, word, word_len) && line[word_len] == ' ')
+			return atol(line + word_len);
+		line = strchr(line, '\n');
+		if (line)
+			line++;
+	}
+	return -1;
+}
+
+static long tables_freed(void)
+{
+	return read_vmstat("pte_ref_free") + read_vmstat("pte_ref_free_deferred");
+}
+
+/* Mappings */
+
+static void *map_fixed(char *addr, size_t len, int prot, int flags, int fd, off_t off)
+{
+	char *ret = mmap(addr, len, prot, flags | MAP_FIXED, fd, off);
+
+	/* Fails without CONFIG_TRANSPARENT_HUGEPAGE, where it is not needed. */
+	if (ret != MAP_FAILED && prot != PROT_NONE)
+		madvise(ret, len, MADV_NOHUGEPAGE);
+	return ret;
+}
+
+static int map_anon(char *addr, size_t len)
+{
+	if (map_fixed(addr, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) ==
+	    MAP_FAILED)
+		return bad_errno("mmap");
+	return 0;
+}
+
+static int map_file(char *addr, size_t len, int flags, int fd, off_t off)
+{
+	if (map_fixed(addr, len, PROT_READ | PROT_WRITE, flags, fd, off) == MAP_FAILED)
+		return bad_errno("mmap of a file");
+	return 0;
+}
+
+/* Back to what init_memory() reserved. */
+static int unmap(char *addr, size_t len)
+{
+	if (map_fixed(addr, len, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0) ==
+	    MAP_FAILED)
+		return bad_errno("mmap of nothing");
+	return 0;
+}
+
+static int new_file(size_t len)
+{
+	int fd = memfd_create("pte_ref_race", MFD_CLOEXEC);
+
+	if (fd < 0 || ftruncate(fd, len))
+		return bad_errno("memfd");
+	return fd;
+}
+
+static bool whole_tables(void)
+{
+	return victim->flags & WHOLE_TABLE || (attacker && attacker->bit == OWN);
+}
+
+static int init_neighbours(void)
+{
+	size_t len = NEIGHBOUR_PAGES * psize();
+	int i, t;
+
+	for (i = 0; i < MAX_ATTACKERS; i++) {
+		neighbour_fd[i] = new_file(2 * len);
+		if (neighbour_fd[i] < 0)
+			return -1;
+		for (t = 0; t < nr_tables; t++) {
+			/* A page apart, so that they are not merged. */
+			char *a = table[t] + i * (len + psize());
+			char *f = a + table_size() / 4;
+
+			anon_neighbour[i][t] = a;
+			file_neighbour[i][t] = f;
+			if (map_anon(a, len) ||
+			    map_file(f, len, MAP_SHARED, neighbour_fd[i], t * len))
+				return -1;
+		}
+	}
+	return 0;
+}
+
+static int init_memory(void)
+{
+	size_t len = 8 * table_size();
+	char *start;
+	int t;
+
+	start = mmap(NULL, len, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	buffer = mmap(NULL, table_size(), PROT_READ | PROT_WRITE,
+		      MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+	if (start == MAP_FAILED || buffer == MAP_FAILED)
+		return bad_errno("mmap");
+	start = (char *)(((unsigned long)start + table_size() - 1) & ~(table_size() - 1));
+	unreadable = start + 6 * table_size();
+
+	nr_tables = victim->flags & TWO_TABLES ? 2 : 1;
+	np = victim->pages ?: 4;
+	for (t = 0; t < 2; t++) {
+		table[t] = start + (2 * t + 1) * table_size();
+		vma[t] = table[t];
+		vma_len = table_size();
+		if (!whole_tables()) {
+			vma[t] += table_size() / 2;
+			vma_len -= table_size() / 2;
+		}
+	}
+	p = vma[0] + 16 * psize();
+	q = vma[1] + 16 * psize();
+	pagemap = open("/proc/self/pagemap", O_RDONLY);
+	if (pagemap < 0)
+		return bad_errno("pagemap");
+	lossy = attacker &&
+		((attacker->bit == OWN && !(victim->flags & EXACT_OWN)) ||
+		 (attacker->bit == PUNCH && victim->flags & OWN_FILE &&
+		  !(victim->flags & EXACT_PUNCH)));
+	return whole_tables() ? 0 : init_neighbours();
+}
+
+static void zap(char *start, size_t len)
+{
+	struct test_vm_insert_cmd cmd = { .addr = (unsigned long)p, .nr = np };
+
+	/* Some victims have no VMA there at times. */
+	if (victim->memory == DEVICE)
+		ioctl(dev, TEST_VM_INSERT_ZAP, &cmd);
+	else
+		madvise(start, len, MADV_DONTNEED);
+}
+
+static void zap_vmas(void)
+{
+	int t;
+
+	for (t = 0; t < nr_tables; t++)
+		zap(vma[t], vma_len);
+}
+
+static int undo_zap(void)
+{
+	zap_vmas();
+	return 0;
+}
+
+static int punch(int fd, off_t off, off_t len)
+{
+	return fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, off, len);
+}
+
+static int undo_punch(void)
+{
+	zap_vmas();
+	return punch(file, 0, vma_len) ? bad_errno("punch a hole") : 0;
+}
+
+/* Data */
+
+static uint64_t *word(char *start, int i)
+{
+	return (uint64_t *)(start + (size_t)i * psize());
+}
+
+static uint64_t want(int i)
+{
+	return salt + i * 0x100000001ULL;
+}
+
+static void new_data(void)
+{
+	salt = (salt + 0x5a5a000000ULL) | 1;
+}
+
+static int fill(void)
+{
+	int i;
+
+	new_data();
+	for (i = 0; i < np; i++)
+		*word(p, i) = want(i);
+	return 0;
+}
+
+static int check_word(int i, uint64_t got, uint64_t expected)
+{
+	if (got == expected || (lossy && !got))
+		return 0;
+	return bad("page %d has %#llx, not %#llx", i, (unsigned long long)got,
+		   (unsigned long long)expected);
+}
+
+/* By access, which may raise a signal. */
+static int check_at(char *start)
+{
+	int i;
+
+	for (i = 0; i < np; i++)
+		if (check_word(i, FORCE_READ(*word(start, i)), want(i)))
+			return -1;
+	return 0;
+}
+
+static int check_data(void)
+{
+	return check_at(p);
+}
+
+static int check_zero(void)
+{
+	int i;
+
+	for (i = 0; i < np; i++)
+		if (check_word(i, FORCE_READ(*word(p, i)), 0))
+			return -1;
+	return 0;
+}
+
+/* Read a word as user mode would; an error number instead of a signal. */
+static int peek(void *from, uint64_t *val)
+{
+	struct iovec local = { .iov_base = from, .iov_len = sizeof(*val) };
+	struct iovec remote = { .iov_base = val, .iov_len = sizeof(*val) };
+
+	if (process_vm_writev(getpid(), &local, 1, &remote, 1, 0) == sizeof(*val))
+		return 0;
+	return errno;
+}
+
+/* peek() at page i must find the data @first + i. */
+static int check_peek(char *start, uint64_t first, uint64_t step)
+{
+	uint64_t val;
+	int i, err;
+
+	for (i = 0; i < np; i++) {
+		err = peek(word(start, i), &val);
+		if (err && lossy && victim->flags & MAY_BE_ABSENT)
+			continue;
+		if (err)
+			return bad("page %d cannot be read: %s", i, strerror(err));
+		if (check_word(i, val, first + i * step))
+			return -1;
+	}
+	return 0;
+}
+
+static int check_peek_data(void)
+{
+	return check_peek(p, want(0), want(1) - want(0));
+}
+
+static int check_peek_zero(void)
+{
+	return check_peek(p, 0, 0);
+}
+
+static int check_unreadable(void)
+{
+	uint64_t val;
+	int i;
+
+	for (i = 0; i < np; i++)
+		if (peek(word(p, i), &val) != EFAULT)
+			return bad("page %d can be read", i);
+	return 0;
+}
+
+static int read_pagemap(char *start, uint64_t *entry)
+{
+	ssize_t len = np * sizeof(*entry);
+
+	return pread(pagemap, entry, len, (unsigned long)start / psize() * sizeof(*entry)) == len ?
+	       0 : bad_errno("read pagemap");
+}
+
+/* Each page has these bits in /proc/self/pagemap. */
+static int check_pagemap(char *start, uint64_t bits, const char *what)
+{
+	uint64_t entry[MAX_PAGES];
+	int i;
+
+	if (read_pagemap(start, entry))
+		return -1;
+	for (i = 0; i < np; i++)
+		if ((entry[i] & bits) != bits && !lossy)
+			return bad("page %d of %d is not %s", i, np, what);
+	return 0;
+}
+
+/* Setup */
+
+static int fill_file(void)
+{
+	int i;
+
+	new_data();
+	for (i = 0; i < vma_len / psize(); i++) {
+		uint64_t val = want(i - (p - vma[0]) / psize());
+
+		if (pwrite(file, &val, sizeof(val), (off_t)i * psize()) != sizeof(val))
+			return bad_errno("pwrite");
+	}
+	return 0;
+}
+
+static int setup_file(int flags)
+{
+	char name[] = "pte_ref_race.XXXXXX";
+
+	if (victim->memory == DISK) {
+		file = mkostemp(name, O_CLOEXEC);
+		if (file < 0 || unlink(name) || ftruncate(file, vma_len))
+			return skip("no file in the current directory: %s", strerror(errno));
+	} else {
+		file = new_file(vma_len);
+	}
+	if (file < 0 || (victim->flags & FILLED && fill_file()))
+		return -1;
+	return map_file(vma[0], vma_len, flags, file, 0);
+}
+
+static int map_dev(void)
+{
+	return mmap(p, bytes(), PROT_READ, MAP_SHARED | MAP_FIXED, dev,
+		    TEST_VM_INSERT_OFFSET(victim->kind)) == p ? 0 : bad_errno("mmap of the device");
+}
+
+static int setup_memory(void)
+{
+	int t;
+
+	switch (victim->memory) {
+	case NOTHING:
+		break;
+	case ANON:
+		for (t = 0; t < nr_tables; t++)
+			if (map_anon(vma[t], vma_len))
+				return -1;
+		break;
+	case SHARED:
+		return setup_file(MAP_SHARED);
+	case PRIVATE:
+	case DISK:
+		return setup_file(MAP_PRIVATE);
+	case DEVICE:
+		dev = open("/dev/test_vm_insert", O_RDWR | O_CLOEXEC);
+		if (dev < 0)
+			return skip("no CONFIG_TEST_VM_INSERT");
+		/* That fills it. */
+		return victim->kind == TEST_VM_INSERT_REMAP ? 0 : map_dev();
+	}
+	return 0;
+}
+
+static int setup_uffd(void)
+{
+	/* An access to a page that is not there raises a signal, waits for nobody. */
+	struct uffdio_api api = {
+		.api = UFFD_API, .features = victim->uffd_features | UFFD_FEATURE_SIGBUS,
+	};
+	struct uffdio_register reg = {
+		/* Pages move to what is registered, and all else has one VMA. */
+		.range = { .start = (unsigned long)vma[nr_tables - 1], .len = vma_len },
+		.mode = victim->uffd_mode,
+	};
+
+	uffd = syscall(__NR_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+	if (uffd < 0)
+		return skip("userfaultfd: %s", strerror(errno));
+	if (ioctl(uffd, UFFDIO_API, &api))
+		return skip("userfaultfd features %#llx: %s",
+			    (unsigned long long)victim->uffd_features, strerror(errno));
+	return ioctl(uffd, UFFDIO_REGISTER, &reg) ? bad_errno("UFFDIO_REGISTER") : 0;
+}
+
+static int setup(void)
+{
+	return setup_memory() ?: victim->uffd_mode ? setup_uffd() : 0;
+}
+
+/* Victims: faults and madvise */
+
+/*
+ * Read what the file has, then write.  A zap of own pages throws the new data away;
+ * a hole is zero.
+ */
+static int op_file(void)
+{
+	uint64_t got;
+	int i;
+
+	if (check_data())
+		return -1;
+	for (i = 0; i < np; i++)
+		*word(p, i) = ~want(i);
+	for (i = 0; i < np; i++) {
+		got = FORCE_READ(*word(p, i));
+		if (got != ~want(i) && !(lossy && (got == want(i) || !got)))
+			return bad("page %d has %#llx after a write", i, (unsigned long long)got);
+	}
+	return 0;
+}
+
+static int op_advise(void)
+{
+	return madvise(p, bytes(), victim->advice) ?
+	       bad("madvise %d: %s", victim->advice, strerror(errno)) : 0;
+}
+
+static int check_populated(void)
+{
+	return check_pagemap(p, PM_PRESENT, "present") ?: check_zero();
+}
+
+static int setup_guard(void)
+{
+	return madvise(p, bytes(), MADV_GUARD_REMOVE) ? skip("no guard regions") : 0;
+}
+
+static int check_guard(void)
+{
+	return check_pagemap(p, PM_GUARD_REGION, "a guard") ?: check_unreadable();
+}
+
+static int undo_guard(void)
+{
+	if (madvise(p, bytes(), MADV_GUARD_REMOVE))
+		return bad_errno("MADV_GUARD_REMOVE");
+	/* Nobody ever wrote there. */
+	return check_zero() ?: undo_zap();
+}
+
+/* Victims: userfaultfd */
+
+#define uffd_do(cmd, arg, done)						\
+	(ioctl(uffd, cmd, &(arg)) ?					\
+	 bad("%s: %s, done %lld", #cmd, strerror(errno), (long long)(done)) : 0)
+
+#define P_RANGE	{ .start = (unsigned long)p, .len = bytes() }
+
+static int prepare_buffer(void)
+{
+	int i;
+
+	new_data();
+	for (i = 0; i < np; i++)
+		*word(buffer, i) = want(i);
+	return 0;
+}
+
+static int op_uffd_copy(void)
+{
+	struct uffdio_copy arg = {
+		.dst = (unsigned long)p, .src = (unsigned long)buffer, .len = bytes(),
+	};
+
+	return uffd_do(UFFDIO_COPY, arg, arg.copy);
+}
+
+static int op_uffd_zeropage(void)
+{
+	struct uffdio_zeropage arg = { .range = P_RANGE };
+
+	return uffd_do(UFFDIO_ZEROPAGE, arg, arg.zeropage);
+}
+
+static int op_uffd_continue(void)
+{
+	struct uffdio_continue arg = { .range = P_RANGE };
+
+	return uffd_do(UFFDIO_CONTINUE, arg, arg.mapped);
+}
+
+static int op_uffd_poison(void)
+{
+	struct uffdio_poison arg = { .range = P_RANGE };
+
+	return uffd_do(UFFDIO_POISON, arg, arg.updated);
+}
+
+static int check_poison(void)
+{
+	return check_pagemap(p, PM_SWAP, "poisoned") ?: check_unreadable();
+}
+
+static int op_uffd_move(void)
+{
+	struct uffdio_move arg = {
+		.dst = (unsigned long)q, .src = (unsigned long)p, .len = bytes(),
+		/* What a zap of own pages leaves is a hole. */
+		.mode = lossy ? UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES : 0,
+	};
+
+	return uffd_do(UFFDIO_MOVE, arg, arg.move);
+}
+
+static int check_uffd_move(void)
+{
+	return check_peek(q, want(0), want(1) - want(0)) ?: check_zero();
+}
+
+static int writeprotect(bool on)
+{
+	struct uffdio_writeprotect arg = {
+		.range = P_RANGE, .mode = on ? UFFDIO_WRITEPROTECT_MODE_WP : 0,
+	};
+
+	return uffd_do(UFFDIO_WRITEPROTECT, arg, 0);
+}
+
+static int op_writeprotect(void)
+{
+	return writeprotect(true);
+}
+
+static int check_writeprotected(void)
+{
+	return check_pagemap(p, PM_UFFD_WP, "write protected");
+}
+
+/* A zap leaves the markers of shared memory. */
+static int undo_writeprotect(void)
+{
+	zap_vmas();
+	return writeprotect(false);
+}
+
+static int op_mprotect(void)
+{
+	/* The whole VMA, or it would be split. */
+	if (mprotect(vma[0], vma_len, PROT_READ) ||
+	    mprotect(vma[0], vma_len, PROT_READ | PROT_WRITE))
+		return bad_errno("mprotect");
+	return 0;
+}
+
+/* Victims: fork and mremap */
+
+static int op_fork(void)
+{
+	child = fork();
+	if (child < 0)
+		return bad_errno("fork");
+	if (!child) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		_exit(check_data() ? 1 : 0);
+	}
+	return 0;
+}
+
+static int check_fork(void)
+{
+	int status;
+
+	if (waitpid(child, &status, 0) != child)
+		return bad_errno("waitpid");
+	if (status)
+		return bad("child ends with status %#x", status);
+	return check_data();
+}
+
+static int prepare_mremap(void)
+{
+	return map_anon(p, bytes()) ?: fill();
+}
+
+static int op_mremap(void)
+{
+	if (mremap(p, bytes(), bytes(), MREMAP_MAYMOVE | MREMAP_FIXED, q) != q)
+		return bad_errno("mremap");
+	return 0;
+}
+
+static int check_mremap(void)
+{
+	return check_at(q);
+}
+
+static int undo_mremap(void)
+{
+	return unmap(p, bytes()) ?: unmap(q, bytes());
+}
+
+static int op_mremap_table(void)
+{
+	if (mremap(vma[0], vma_len, vma_len, MREMAP_MAYMOVE | MREMAP_FIXED, vma[1]) != vma[1])
+		return bad_errno("mremap");
+	return 0;
+}
+
+static int undo_mremap_table(void)
+{
+	if (mremap(vma[1], vma_len, vma_len, MREMAP_MAYMOVE | MREMAP_FIXED, vma[0]) != vma[0])
+		return bad_errno("mremap back");
+	return check_data() ?: undo_zap();
+}
+
+/* Victims: huge pages */
+
+static unsigned long collapsed;
+
+static int setup_collapse(void)
+{
+	return madvise(vma[0], vma_len, MADV_NOHUGEPAGE) ? skip("no transparent huge pages") : 0;
+}
+
+/* Small pages first, then allow huge ones. */
+static int prepare_collapse(void)
+{
+	madvise(vma[0], vma_len, MADV_NOHUGEPAGE);
+	fill();
+	return madvise(vma[0], vma_len, MADV_HUGEPAGE) ? bad_errno("MADV_HUGEPAGE") : 0;
+}
+
+/*
+ * Whoever else has a page in hand can delay it (EAGAIN, EBUSY), and memory may be
+ * fragmented (ENOMEM).  Where pages may be taken away, it may be that there is
+ * nothing to collapse (EINVAL).
+ */
+static int op_collapse(void)
+{
+	int i;
+
+	for (i = 0; i < 3; i++) {
+		if (!madvise(vma[0], vma_len, MADV_COLLAPSE)) {
+			collapsed++;
+			return 0;
+		}
+		if (errno != EAGAIN && errno != EBUSY && errno != ENOMEM &&
+		    !(lossy && errno == EINVAL))
+			return bad_errno("MADV_COLLAPSE");
+	}
+	return 0;
+}
+
+static int finish_collapse(void)
+{
+	return collapsed ? 0 : bad("MADV_COLLAPSE: never done");
+}
+
+/* A huge page in the file, of which only the mapping comes and goes. */
+static int setup_collapse_mapped(void)
+{
+	int i;
+
+	if (setup_collapse())
+		return -1;
+	madvise(vma[0], vma_len, MADV_HUGEPAGE);
+	for (i = 0; madvise(vma[0], vma_len, MADV_COLLAPSE); i++) {
+		report->beat = now_ms();
+		if (i == 100)
+			return bad_errno("MADV_COLLAPSE");
+		usleep(10000);
+	}
+	return 0;
+}
+
+static int prepare_collapse_mapped(void)
+{
+	/* Not in nth mode, where an empty table is made, or none is there. */
+	if (!nth_mode)
+		zap_vmas();
+	madvise(vma[0], vma_len, MADV_NOHUGEPAGE);
+	/* Both are mended, a table that maps the huge page and an empty one. */
+	if (!nth_mode && report->rounds & 1 && check_data())
+		return -1;
+	return madvise(vma[0], vma_len, MADV_HUGEPAGE) ? bad_errno("MADV_HUGEPAGE") : 0;
+}
+
+/* Victims: PAGEMAP_SCAN */
+
+static struct page_region region[16];
+
+/* Pages in the regions found; all regions must be within the pages of the operation. */
+static long scan(uint64_t flags, uint64_t mask, uint64_t anyof, uint64_t ret_mask)
+{
+	struct pm_scan_arg arg = {
+		.size = sizeof(arg), .flags = flags,
+		.start = (unsigned long)p, .end = (unsigned long)p + bytes(),
+		.vec = (unsigned long)region, .vec_len = ARRAY_SIZE(region),
+		.category_mask = mask, .category_anyof_mask = anyof, .return_mask = ret_mask,
+	};
+	int i, n = ioctl(pagemap, PAGEMAP_SCAN, &arg);
+	long pages = 0;
+
+	if (n < 0)
+		return bad_errno("PAGEMAP_SCAN");
+	if (arg.walk_end != arg.end)
+		return bad("PAGEMAP_SCAN ends early");
+	for (i = 0; i < n; i++)
+		pages += (region[i].end - region[i].start) / psize();
+	return pages;
+}
+
+static int setup_scan(void)
+{
+	struct pm_scan_arg arg = { .size = sizeof(arg) };
+
+	return ioctl(pagemap, PAGEMAP_SCAN, &arg) && errno == ENOTTY ?
+	       skip("no PAGEMAP_SCAN") : 0;
+}
+
+/*
+ * What is not there was not written, unless userfaultfd would have protected it.
+ * There are two ways through the code, for requests of this category only and for
+ * all others.
+ */
+static int op_scan_plain(void)
+{
+	long fast = scan(0, PAGE_IS_WRITTEN, 0, PAGE_IS_WRITTEN);
+	long slow = scan(0, 0, PAGE_IS_WRITTEN | PAGE_IS_PRESENT, PAGE_IS_WRITTEN);
+
+	if (fast > 0 || slow > 0)
+		return bad("%ld and %ld of %d empty pages are called written", fast, slow, np);
+	return fast < 0 || slow < 0 ? -1 : 0;
+}
+
+static int op_scan_wp(void)
+{
+	long n = scan(PM_SCAN_WP_MATCHING | PM_SCAN_CHECK_WPASYNC, PAGE_IS_WRITTEN, 0,
+		      PAGE_IS_WRITTEN);
+
+	if (n >= 0 && n != np)
+		return bad("%ld of %d pages are called written", n, np);
+	return n < 0 ? -1 : 0;
+}
+
+static int check_scan_wp(void)
+{
+	long n = scan(0, PAGE_IS_WRITTEN, 0, PAGE_IS_WRITTEN);
+
+	if (n > 0 && !lossy)
+		return bad("%ld pages are called written after they were protected", n);
+	return n < 0 ? -1 : check_writeprotected();
+}
+
+/* Victims: GUP and futex */
+
+static int op_gup_write(void)
+{
+	struct iovec local[MAX_PAGES], remote[MAX_PAGES];
+	ssize_t ret;
+	int i;
+
+	for (i = 0; i < np; i++) {
+		local[i].iov_base = word(buffer, i);
+		remote[i].iov_base = word(p, i);
+		local[i].iov_len = sizeof(uint64_t);
+		remote[i].iov_len = sizeof(uint64_t);
+	}
+	ret = process_vm_writev(getpid(), local, np, remote, np, 0);
+	if (ret < 0)
+		return bad_errno("process_vm_writev");
+	if (ret != np * (ssize_t)sizeof(uint64_t))
+		return bad("process_vm_writev: %zd of %zu bytes", ret, np * sizeof(uint64_t));
+	return 0;
+}
+
+static int setup_gup_pin(void)
+{
+	dev = open(GUP_TEST, O_RDWR);
+	return dev < 0 ? skip("%s: %s", GUP_TEST, strerror(errno)) : 0;
+}
+
+static int op_gup_pin(void)
+{
+	struct gup_test arg = {
+		.addr = (unsigned long)p, .size = bytes(), .nr_pages_per_call = np,
+		.gup_flags = 1, /* FOLL_WRITE */
+	};
+
+	if (ioctl(dev, victim->cmd, &arg))
+		return bad_errno("gup_test");
+	if (arg.size != bytes())
+		return bad("gup_test: %llu of %zu bytes pinned", (unsigned long long)arg.size,
+			   bytes());
+	return 0;
+}
+
+static int op_futex_wake_op(void)
+{
+	long ret;
+
+	ret = syscall(SYS_futex, buffer, FUTEX_WAKE_OP | FUTEX_PRIVATE_FLAG, 0, NULL, p,
+		      FUTEX_OP(FUTEX_OP_SET, 0x5a5, FUTEX_OP_CMP_EQ, 0));
+	return ret < 0 ? bad_errno("FUTEX_WAKE_OP") : 0;
+}
+
+static int check_futex_wake_op(void)
+{
+	return check_word(0, FORCE_READ(*(uint32_t *)p), 0x5a5);
+}
+
+/* Not private, so that it looks for the page, too. */
+static int op_futex_lock_pi(void)
+{
+	return syscall(SYS_futex, p, FUTEX_LOCK_PI, 0, NULL, NULL, 0) < 0 ?
+	       bad_errno("FUTEX_LOCK_PI") : 0;
+}
+
+static int check_futex_lock_pi(void)
+{
+	return check_word(0, FORCE_READ(*(uint32_t *)p), syscall(SYS_gettid));
+}
+
+/* Victims: cold and pageout */
+
+/* Pages that were in use here, by frame number. */
+#define SEEN_MAX	BIT_ULL(30)
+static unsigned char *seen;
+
+static int setup_seen(void)
+{
+	seen = mmap(NULL, SEEN_MAX / 8, PROT_READ | PROT_WRITE,
+		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	return seen == MAP_FAILED ? bad_errno("mmap") : 0;
+}
+
+static int note_seen(void)
+{
+	uint64_t entry[MAX_PAGES];
+	uint64_t pfn;
+	int i;
+
+	if (read_pagemap(p, entry))
+		return -1;
+	for (i = 0; i < np; i++) {
+		pfn = entry[i] & (BIT_ULL(55) - 1);
+		if (entry[i] & PM_PRESENT && pfn < SEEN_MAX)
+			seen[pfn / 8] |= 1 << pfn % 8;
+	}
+	return 0;
+}
+
+/*
+ * Leave only those of them in "seen" that no process maps and no list has, and that
+ * were not freed.  Returns their number.
+ */
+static long keep_lost(void)
+{
+	uint64_t *flags = (uint64_t *)buffer;
+	int i, n, fd = open("/proc/kpageflags", O_RDONLY);
+	long lost = 0, pfn = 0;
+
+	/* Not there: none of them can be told. */
+	if (fd < 0)
+		return 0;
+	while ((n = read(fd, flags, 64 << 10) / (int)sizeof(*flags)) > 0) {
+		for (i = 0; i < n && pfn < SEEN_MAX; i++, pfn++) {
+			unsigned char bit = 1 << pfn % 8;
+
+			if (!(seen[pfn / 8] & bit))
+				continue;
+			if ((flags[i] & KPF_LOST) == (KPF_ANON | KPF_SWAPBACKED))
+				lost++;
+			else
+				seen[pfn / 8] &= ~bit;
+		}
+	}
+	close(fd);
+	return lost;
+}
+
+static int prepare_pageout(void)
+{
+	return fill() ?: note_seen();
+}
+
+static int prepare_pageout_file(void)
+{
+	return op_file() ?: note_seen();
+}
+
+/* Nothing stays isolated. */
+static int finish_pageout(void)
+{
+	long isolated, lost;
+	int i, fd;
+
+	zap_vmas();
+	for (i = 0; i < 10; i++) {
+		report->beat = now_ms();
+		isolated = read_vmstat("nr_isolated_anon") + read_vmstat("nr_isolated_file");
+		lost = keep_lost();
+		if (isolated <= 0 && !lost)
+			return 0;
+		/* Some are in lists of other CPUs on their way to the LRU: drain them. */
+		fd = open("/proc/sys/vm/compact_memory", O_WRONLY);
+		if (fd >= 0 && write(fd, "1", 1) == 1)
+			close(fd);
+		usleep(200000);
+	}
+	return bad("%ld pages isolated, %ld lost", isolated, lost);
+}
+
+/* Victims: a driver */
+
+static int op_dev(void)
+{
+	struct test_vm_insert_cmd cmd = { .addr = (unsigned long)p, .nr = np };
+
+	if (ioctl(dev, victim->cmd, &cmd) || cmd.done != np)
+		return bad("ioctl of the device: %s, %lld pages done", strerror(errno),
+			   (long long)cmd.done);
+	return 0;
+}
+
+static int check_dev(void)
+{
+	return check_peek(p, TEST_VM_INSERT_MAGIC, 1);
+}
+
+static int undo_remap(void)
+{
+	return unmap(p, bytes());
+}
+
+/*
+ * What is legitimate under attack.  NEIGHBOUR and TRUNCATE take nothing from the
+ * victim: truncate cuts its file behind its pages.  OWN empties pages of anonymous
+ * memory, which then read as zero, and drops their uffd-wp and poison markers; it
+ * takes the mapping of shared memory but not the data, and no guards, and no uffd-wp
+ * markers of shared memory.  PUNCH takes data of the victim's file, if that is
+ * attacked (OWN_FILE).
+ */
+#define FAULTS	.group = "faults", .attackers = ALL
+#define UFFD	.group = "uffd", .attackers = ALL
+#define PROTECT	.group = "mprotect+guard", .attackers = ALL
+#define MOVE	.group = "fork+mremap"
+#define OTHER	.group = "thp+scan+gup"
+#define DRIVER	.group = "driver", .attackers = ALL, .memory = DEVICE
+
+#define MISSING	UFFDIO_REGISTER_MODE_MISSING
+#define MINOR	UFFDIO_REGISTER_MODE_MINOR
+#define WP	UFFDIO_REGISTER_MODE_WP
+
+static const struct victim victims[] = {
+	{
+		.name = "fault_write", FAULTS, .memory = ANON, .pages = 2,
+		.op = fill, .check = check_data,
+	}, {
+		.name = "fault_read", FAULTS, .memory = ANON, .pages = 2,
+		.op = check_zero,
+	}, {
+		.name = "fault_shared", FAULTS, .memory = SHARED, .pages = 2,
+		.flags = OWN_FILE | EXACT_OWN,
+		.op = fill, .check = check_data,
+	}, {
+		/* Its own zaps cover whole tables. */
+		.name = "fault_table", .group = "faults", .attackers = ALL & ~NEIGHBOUR,
+		.memory = SHARED, .pages = 32,
+		.flags = WHOLE_TABLE | OWN_FILE | EXACT_OWN,
+		.op = fill, .check = check_data,
+	}, {
+		.name = "fault_file", FAULTS, .memory = PRIVATE, .pages = 2,
+		.flags = OWN_FILE | FILLED,
+		.op = op_file,
+	}, {
+		.name = "fault_disk", FAULTS, .memory = DISK, .pages = 2,
+		.flags = OWN_FILE | FILLED,
+		.op = op_file,
+	}, {
+		.name = "populate_write", FAULTS, .memory = ANON,
+		.op = op_advise, .advice = MADV_POPULATE_WRITE, .check = check_populated,
+	}, {
+		.name = "populate_read", FAULTS, .memory = ANON,
+		.op = op_advise, .advice = MADV_POPULATE_READ, .check = check_populated,
+	}, {
+		.name = "uffd_copy", UFFD, .memory = ANON, .uffd_mode = MISSING,
+		.flags = MAY_BE_ABSENT,
+		.prepare = prepare_buffer, .op = op_uffd_copy, .check = check_peek_data,
+	}, {
+		.name = "uffd_copy_shared", UFFD, .memory = SHARED, .uffd_mode = MISSING,
+		.uffd_features = UFFD_FEATURE_MISSING_SHMEM,
+		.flags = OWN_FILE | EXACT_OWN | MAY_BE_ABSENT,
+		.prepare = prepare_buffer, .op = op_uffd_copy, .check = check_peek_data,
+		.undo = undo_punch,
+	}, {
+		.name = "uffd_zeropage", UFFD, .memory = ANON, .uffd_mode = MISSING,
+		.flags = MAY_BE_ABSENT,
+		.op = op_uffd_zeropage, .check = check_peek_zero,
+	}, {
+		/* A hole in its file would be a reason to fail. */
+		.name = "uffd_continue", UFFD, .memory = SHARED, .uffd_mode = MINOR,
+		.uffd_features = UFFD_FEATURE_MINOR_SHMEM,
+		.flags = FILLED | MAY_BE_ABSENT,
+		.op = op_uffd_continue, .check = check_peek_data,
+	}, {
+		.name = "uffd_poison", UFFD, .memory = ANON, .uffd_mode = MISSING,
+		.uffd_features = UFFD_FEATURE_POISON,
+		.op = op_uffd_poison, .check = check_poison,
+	}, {
+		.name = "uffd_move", UFFD, .memory = ANON, .uffd_mode = MISSING,
+		.uffd_features = UFFD_FEATURE_MOVE,
+		.flags = TWO_TABLES | MAY_BE_ABSENT,
+		.prepare = fill, .op = op_uffd_move, .check = check_uffd_move,
+	}, {
+		.name = "uffd_wp", UFFD, .memory = ANON, .uffd_mode = WP,
+		.uffd_features = UFFD_FEATURE_WP_UNPOPULATED,
+		.op = op_writeprotect, .check = check_writeprotected,
+	}, {
+		.name = "uffd_wp_shared", UFFD, .memory = SHARED, .uffd_mode = WP,
+		.uffd_features = UFFD_FEATURE_WP_HUGETLBFS_SHMEM,
+		.flags = OWN_FILE | EXACT_OWN | EXACT_PUNCH,
+		.op = op_writeprotect, .check = check_writeprotected,
+		.undo = undo_writeprotect,
+	}, {
+		.name = "mprotect_wp", PROTECT, .memory = SHARED, .uffd_mode = WP,
+		.uffd_features = UFFD_FEATURE_WP_HUGETLBFS_SHMEM,
+		.flags = OWN_FILE | EXACT_OWN | EXACT_PUNCH,
+		.prepare = op_writeprotect, .op = op_mprotect, .check = check_writeprotected,
+		.undo = undo_writeprotect,
+	}, {
+		.name = "guard_install", PROTECT, .memory = ANON,
+		.flags = EXACT_OWN,
+		.setup = setup_guard, .op = op_advise, .advice = MADV_GUARD_INSTALL,
+		.check = check_guard, .undo = undo_guard,
+	}, {
+		.name = "guard_shared", PROTECT, .memory = SHARED,
+		.flags = OWN_FILE | EXACT_OWN | EXACT_PUNCH,
+		.setup = setup_guard, .op = op_advise, .advice = MADV_GUARD_INSTALL,
+		.check = check_guard, .undo = undo_guard,
+	}, {
+		/*
+		 * Not OWN: fork() has the VMA locked for write when it copies, and
+		 * only threads of the parent could zap it.
+		 */
+		.name = "fork", MOVE, .attackers = OTHERS, .memory = ANON, .pages = 2,
+		.prepare = fill, .op = op_fork, .check = check_fork,
+	}, {
+		.name = "mremap_pages", MOVE, .attackers = ALL,
+		.flags = TWO_TABLES,
+		.prepare = prepare_mremap, .op = op_mremap, .check = check_mremap,
+		.undo = undo_mremap,
+	}, {
+		/* Nobody shares a table that moves as a whole, by its PMD entry. */
+		.name = "mremap_table", MOVE, .attackers = ALL & ~NEIGHBOUR, .memory = SHARED,
+		.flags = TWO_TABLES | WHOLE_TABLE | OWN_FILE | EXACT_OWN | NO_POINTS,
+		.prepare = fill, .op = op_mremap_table, .check = check_mremap,
+		.undo = undo_mremap_table,
+	}, {
+		/* The VMA spans the table, and has no file. */
+		.name = "collapse", OTHER, .attackers = OWN, .memory = ANON, .pages = 32,
+		.flags = WHOLE_TABLE,
+		.setup = setup_collapse, .prepare = prepare_collapse, .op = op_collapse,
+		.check = check_data, .finish = finish_collapse,
+	}, {
+		/* Not TRUNCATE: a file that ends in the range cannot be collapsed. */
+		.name = "collapse_shared", OTHER, .attackers = OWN | PUNCH, .memory = SHARED,
+		.flags = WHOLE_TABLE | OWN_FILE | EXACT_OWN, .pages = 32,
+		.setup = setup_collapse, .prepare = prepare_collapse, .op = op_collapse,
+		.check = check_data, .undo = undo_punch, .finish = finish_collapse,
+	}, {
+		/* Nor PUNCH: it splits the huge page for good. */
+		.name = "collapse_mapped", OTHER, .attackers = OWN, .memory = SHARED,
+		.flags = WHOLE_TABLE | FILLED | EXACT_OWN,
+		.setup = setup_collapse_mapped, .prepare = prepare_collapse_mapped,
+		.op = op_collapse, .check = check_data, .finish = finish_collapse,
+	}, {
+		.name = "scan_plain", OTHER, .attackers = ALL, .memory = ANON,
+		.setup = setup_scan, .op = op_scan_plain,
+	}, {
+		.name = "scan_wp", OTHER, .attackers = ALL, .memory = ANON, .uffd_mode = WP,
+		.uffd_features = UFFD_FEATURE_WP_ASYNC | UFFD_FEATURE_WP_UNPOPULATED,
+		.setup = setup_scan, .op = op_scan_wp, .check = check_scan_wp,
+	}, {
+		.name = "gup_write", OTHER, .attackers = ALL, .memory = ANON,
+		.prepare = prepare_buffer, .op = op_gup_write, .check = check_data,
+	}, {
+		.name = "gup_pin", OTHER, .attackers = ALL, .memory = ANON,
+		.setup = setup_gup_pin, .op = op_gup_pin, .cmd = PIN_FAST_BENCHMARK,
+		.check = check_zero,
+	}, {
+		.name = "gup_longterm", OTHER, .attackers = ALL, .memory = ANON,
+		.setup = setup_gup_pin, .op = op_gup_pin, .cmd = PIN_LONGTERM_BENCHMARK,
+		.check = check_zero,
+	}, {
+		.name = "futex_wake_op", OTHER, .attackers = ALL, .memory = ANON, .pages = 1,
+		.op = op_futex_wake_op, .check = check_futex_wake_op,
+	}, {
+		.name = "futex_lock_pi", OTHER, .attackers = ALL, .memory = ANON, .pages = 1,
+		.op = op_futex_lock_pi, .check = check_futex_lock_pi,
+	}, {
+		.name = "cold", OTHER, .attackers = ALL, .memory = ANON,
+		.prepare = fill, .op = op_advise, .advice = MADV_COLD, .check = check_data,
+	}, {
+		/* More than it isolates between two looks at need_resched(). */
+		.name = "pageout", OTHER, .attackers = ALL, .memory = ANON, .pages = MAX_PAGES,
+		.setup = setup_seen, .prepare = prepare_pageout, .op = op_advise,
+		.advice = MADV_PAGEOUT, .check = check_data, .finish = finish_pageout,
+	}, {
+		/* The entries go by rmap. */
+		.name = "pageout_file", OTHER, .attackers = ALL, .memory = DISK,
+		.flags = OWN_FILE | FILLED,
+		.setup = setup_seen, .prepare = prepare_pageout_file, .op = op_advise,
+		.advice = MADV_PAGEOUT, .finish = finish_pageout,
+	}, {
+		.name = "insert_page", DRIVER, .kind = TEST_VM_INSERT_MIXED,
+		.flags = MAY_BE_ABSENT,
+		.op = op_dev, .cmd = TEST_VM_INSERT_PAGE, .check = check_dev,
+	}, {
+		/* The kernel maps again after each 8 pages. */
+		.name = "insert_pages", DRIVER, .kind = TEST_VM_INSERT_MIXED,
+		.flags = MAY_BE_ABSENT, .pages = 20,
+		.op = op_dev, .cmd = TEST_VM_INSERT_PAGES, .check = check_dev,
+	}, {
+		.name = "remap_pfn", DRIVER, .kind = TEST_VM_INSERT_REMAP,
+		.flags = MAY_BE_ABSENT,
+		.op = map_dev, .check = check_dev, .undo = undo_remap,
+	}, {
+		.name = "insert_pfn_fault", DRIVER, .kind = TEST_VM_INSERT_FAULT,
+		.flags = EXACT_OWN,
+		.op = check_dev,
+	}, {
+		.name = "apply", DRIVER, .kind = TEST_VM_INSERT_APPLIED,
+		.flags = MAY_BE_ABSENT,
+		.op = op_dev, .cmd = TEST_VM_INSERT_APPLY, .check = check_dev,
+	},
+};
+
+/* Attackers */
+
+static void attack_own(int nr __always_unused, unsigned long round)
+{
+	int t = round / 2 % nr_tables;
+
+	if (round & 1)
+		zap(vma[t], vma_len);
+	else
+		zap(t ? q : p, bytes());
+}
+
+/* Every second time it fills nothing, and so frees a table that another one made. */
+static void attack_neighbour(int nr, unsigned long round)
+{
+	char *n = anon_neighbour[nr][round / 2 % nr_tables];
+
+	if (round & 1)
+		*n = 1;
+	madvise(n, NEIGHBOUR_PAGES * psize(), MADV_DONTNEED);
+}
+
+static void attack_truncate(int nr, unsigned long round)
+{
+	int fd = neighbour_fd[nr];
+
+	if (!whole_tables()) {
+		if (ftruncate(fd, 2 * NEIGHBOUR_PAGES * psize()))
+			bad_errno("truncate a neighbour");
+		if (round & 1)
+			*file_neighbour[nr][round / 2 % nr_tables] = 1;
+		if (ftruncate(fd, 0))
+			bad_errno("truncate a neighbour");
+	}
+	/* Two would find it short, that does no harm: the pages are in front. */
+	if (victim->flags & OWN_FILE &&
+	    (ftruncate(file, vma_len / 2) || ftruncate(file, vma_len)))
+		bad_errno("truncate");
+}
+
+static void attack_punch(int nr, unsigned long round)
+{
+	if (!whole_tables()) {
+		if (round & 1)
+			*file_neighbour[nr][round / 2 % nr_tables] = 1;
+		if (punch(neighbour_fd[nr], 0, 2 * NEIGHBOUR_PAGES * psize()))
+			bad_errno("punch a hole for a neighbour");
+	}
+	if (victim->flags & OWN_FILE)
+		punch(file, p - vma[0], bytes());
+}
+
+static const struct attacker attackers[] = {
+	{ "own", OWN, attack_own },
+	{ "neighbour", NEIGHBOUR, attack_neighbour },
+	{ "truncate", TRUNCATE, attack_truncate },
+	{ "punch", PUNCH, attack_punch },
+};
+
+static void pin(int to)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(to, &set);
+	sched_setaffinity(0, sizeof(set), &set);
+}
+
+/* Two CPUs, or the same twice. */
+static void find_cpus(void)
+{
+	cpu_set_t set;
+	int i, n = 0;
+
+	sched_getaffinity(0, sizeof(set), &set);
+	for (i = 0; i < CPU_SETSIZE && n < 2; i++)
+		if (CPU_ISSET(i, &set))
+			cpu[n++] = i;
+	if (n < 2)
+		cpu[1] = cpu[0];
+}
+
+/*
+ * Two kinds of attack take turns.  At full speed on the other CPU, which shows that
+ * the victim gets on.  And with pauses on the victim's own CPU, with priority: that
+ * stops the victim wherever it can be preempted, so between any two of its steps,
+ * and finds what it has done so far.
+ */
+static void *attacker_thread(void *arg)
+{
+	unsigned int seed = (long)arg + 1, pause = 0;
+	struct sched_param param = { };
+	unsigned long round;
+	long end = 0;
+
+	for (round = 0; !__atomic_load_n(&stop, __ATOMIC_RELAXED); round++) {
+		if (now_ms() >= end) {
+			pause = pause ? 0 : 1 << rand_r(&seed) % 12;
+			pin(cpu[!pause]);
+			/* Needs a privilege, and goes without. */
+			param.sched_priority = !!pause;
+			sched_setscheduler(0, pause ? SCHED_FIFO : SCHED_OTHER, &param);
+			end = now_ms() + 5;
+		}
+		if (pause)
+			usleep(pause);
+		attacker->round((long)arg, round);
+	}
+	__atomic_fetch_add(&report->attacks, round, __ATOMIC_RELAXED);
+	return NULL;
+}
+
+/* The process of a case */
+
+static int one_round(void)
+{
+	report->beat = now_ms();
+	if ((victim->prepare && victim->prepare()) || victim->op() ||
+	    (victim->check && victim->check()))
+		return -1;
+	return (victim->undo ?: undo_zap)();
+}
+
+/* Rounds per second. */
+static double run_for(long ms)
+{
+	long start = now_ms(), end = start + ms;
+	unsigned long rounds = report->rounds;
+
+	while (now_ms() < end && report->outcome == RUNNING) {
+		if (one_round())
+			break;
+		report->rounds++;
+	}
+	ms = now_ms() - start;
+	return (report->rounds - rounds) * 1000.0 / (ms ?: 1);
+}
+
+static void pair_case(long ms)
+{
+	pthread_t thread[MAX_ATTACKERS];
+	long alone = ms / 20 > 50 ? ms / 20 : 50;
+	long freed;
+	long i;
+
+	report->alone = run_for(alone);
+	if (report->outcome != RUNNING)
+		return;
+	freed = tables_freed();
+	for (i = 0; i < nr_attackers; i++) {
+		if (pthread_create(&thread[i], NULL, attacker_thread, (void *)i)) {
+			bad_errno("pthread_create");
+			return;
+		}
+	}
+	report->attacked = run_for(ms > alone ? ms - alone : 1);
+	__atomic_store_n(&stop, true, __ATOMIC_RELAXED);
+	for (i = 0; i < nr_attackers; i++)
+		pthread_join(thread[i], NULL);
+	report->freed = tables_freed() - freed;
+}
+
+static void start_empty(void)
+{
+	int t;
+
+	zap_vmas();
+	for (t = 0; t < nr_tables && !whole_tables(); t++) {
+		madvise(anon_neighbour[0][t], NEIGHBOUR_PAGES * psize(), MADV_DONTNEED);
+		madvise(file_neighbour[0][t], NEIGHBOUR_PAGES * psize(), MADV_DONTNEED);
+	}
+}
+
+/*
+ * Have tables in which nothing ever was: UFFDIO_COPY of a page that cannot be read
+ * makes the table first.
+ */
+static int make_empty_tables(void)
+{
+	int t, ret, fd = syscall(__NR_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+	struct uffdio_api api = { .api = UFFD_API };
+	bool whole = whole_tables();
+
+	if (fd < 0 || ioctl(fd, UFFDIO_API, &api))
+		return bad_errno("userfaultfd");
+	/* Where whole tables move there is one VMA at a time. */
+	for (t = 0; t < (whole ? 1 : nr_tables); t++) {
+		char *addr = whole ? vma[t] : anon_neighbour[0][t];
+		size_t len = whole ? vma_len : NEIGHBOUR_PAGES * psize();
+		struct uffdio_copy arg = {
+			.dst = (unsigned long)addr, .src = (unsigned long)unreadable,
+			.len = psize(),
+		};
+
+		ret = uffd_register(fd, addr, len, true, false, false);
+		if (ret)
+			return bad("make an empty table: register: %s", strerror(-ret));
+		ret = ioctl(fd, UFFDIO_COPY, &arg);
+		if (!ret || errno != EFAULT)
+			return bad("make an empty table: copy: %s", strerror(ret ? errno : 0));
+		uffd_unregister(fd, addr, len);
+	}
+	close(fd);
+	return 0;
+}
+
+static int set_fail_nth(int fd, unsigned int n)
+{
+	char buf[16];
+	int len = snprintf(buf, sizeof(buf), "%u", n);
+
+	return pwrite(fd, buf, len, 0) == len ? 0 : bad_errno("write fail-nth");
+}
+
+/* How many points were missing; 0 if it fired. */
+static int get_fail_nth(int fd)
+{
+	char buf[16] = "";
+
+	return pread(fd, buf, sizeof(buf) - 1, 0) > 0 ? atoi(buf) : bad_errno("read fail-nth");
+}
+
+static const char * const nth_states[] = { "without a table", "with an empty one" };
+
+/* All points of an operation, from one state of the tables. */
+static int all_points(int fd, int state)
+{
+	unsigned int n;
+	int left;
+
+	report->state = state;
+	for (n = 1; n < MAX_POINTS; n++) {
+		report->beat = now_ms();
+		report->n = n;
+		start_empty();
+		if ((state && make_empty_tables()) || (victim->prepare && victim->prepare()) ||
+		    set_fail_nth(fd, n) || victim->op())
+			return -1;
+		left = get_fail_nth(fd);
+		if (left < 0 || set_fail_nth(fd, 0) || (victim->check && victim->check()) ||
+		    (victim->undo ?: undo_zap)())
+			return -1;
+		report->rounds++;
+		if (left)
+			return 0;
+		report->points[state]++;
+	}
+	return bad("more than %d points", MAX_POINTS);
+}
+
+static void nth_case(void)
+{
+	int fd = open("/proc/self/fail-nth", O_RDWR | O_CLOEXEC);
+
+	if (fd < 0) {
+		bad_errno("fail-nth");
+		return;
+	}
+	/* Undisturbed, and so that the program itself is there. */
+	if (one_round() || one_round() || all_points(fd, 0) || all_points(fd, 1))
+		return;
+	report->n = 0;
+	if (!(report->points[0] + report->points[1]) && !(victim->flags & NO_POINTS))
+		bad("no point met");
+}
+
+static void case_process(long ms)
+{
+	report->beat = now_ms();
+	/* If it stays there, no table gets percpu counters: an empty one is freed at once. */
+	find_cpus();
+	pin(cpu[0]);
+	if (!init_memory() && !setup() && (!victim->setup || !victim->setup())) {
+		if (nth_mode)
+			nth_case();
+		else
+			pair_case(ms);
+		report->beat = now_ms();
+		if (victim->finish)
+			victim->finish();
+	}
+	if (report->outcome == RUNNING)
+		report->outcome = PASS;
+	_exit(0);
+}
+
+/* The program */
+
+/* Ends when the process of the case does; kills it if it is stuck. */
+static void watch(pid_t pid)
+{
+	bool stuck = false;
+	int status, i;
+
+	while (waitpid(pid, &status, WNOHANG) != pid) {
+		if (now_ms() - report->beat > STUCK_MS) {
+			stuck = true;
+			break;
+		}
+		usleep(10000);
+	}
+	if (!stuck) {
+		if (WIFSIGNALED(status)) {
+			report->outcome = RUNNING;
+			bad("signal %d (%s)", WTERMSIG(status), strsignal(WTERMSIG(status)));
+		} else if (report->outcome == RUNNING) {
+			bad("process ended with status %#x", status);
+		}
+		return;
+	}
+	kill(pid, SIGKILL);
+	for (i = 0; i < 200 && waitpid(pid, &status, WNOHANG) != pid; i++)
+		usleep(10000);
+	report->outcome = RUNNING;
+	bad("does not end%s", i == 200 ? ", and cannot be killed" : "");
+}
+
+/* What the kernel complained of since it was booted. */
+static unsigned long read_taint(void)
+{
+	char buf[32] = "";
+	int fd = open("/proc/sys/kernel/tainted", O_RDONLY);
+
+	if (fd < 0)
+		return 0;
+	if (read(fd, buf, sizeof(buf) - 1) < 0)
+		buf[0] = 0;
+	close(fd);
+	return strtoul(buf, NULL, 10);
+}
+
+static void run_case(const struct victim *v, const struct attacker *a, long ms)
+{
+	unsigned long taint = read_taint();
+	char name[80], where[64] = "";
+	pid_t pid;
+
+	snprintf(name, sizeof(name), "%s.%s%s%s", nth_mode ? "nth" : v->group, v->name,
+		 a ? "." : "", a ? a->name : "");
+	memset(report, 0, sizeof(*report));
+	report->beat = now_ms();
+	victim = v;
+	attacker = a;
+	fflush(stdout);
+	pid = fork();
+	if (!pid)
+		case_process(ms);
+	if (pid < 0)
+		bad_errno("fork");
+	else
+		watch(pid);
+	taint = read_taint() & ~taint;
+	if (taint && report->outcome != FAIL) {
+		report->outcome = RUNNING;
+		bad("see the kernel's log, it is tainted now: %#lx", taint);
+	}
+
+	if (report->outcome == SKIP) {
+		ksft_test_result_skip("%s: %s\n", name, report->msg);
+		return;
+	}
+	if (nth_mode && report->n)
+		snprintf(where, sizeof(where), ", point %u, %s", report->n,
+			 nth_states[report->state]);
+	if (report->outcome == FAIL)
+		ksft_print_msg("%s: %s (round %lu%s)\n", name, report->msg, report->rounds,
+			       where);
+	if (nth_mode)
+		ksft_print_msg("%s: %u points %s, %u %s\n", name, report->points[0],
+			       nth_states[0], report->points[1], nth_states[1]);
+	else
+		ksft_print_msg("%s: alone %.0f/s, attacked %.0f/s, factor %.2f, %s %lu, %s %ld\n",
+			       name, report->alone, report->attacked,
+			       report->attacked ? report->alone / report->attacked : 0,
+			       "attacks", report->attacks, "tables freed", report->freed);
+	ksft_test_result(report->outcome == PASS, "%s\n", name);
+}
+
+struct pair {
+	const struct victim *victim;
+	const struct attacker *attacker;
+};
+
+static struct pair pairs[ARRAY_SIZE(victims) * ARRAY_SIZE(attackers)];
+static int nr_pairs;
+
+static bool chosen(const char *wanted, const char *name)
+{
+	return !wanted || !strcmp(wanted, name);
+}
+
+/* Without an attacker if the victim runs alone. */
+static void choose(const char *group, const char *wanted_victim, const char *wanted_attacker)
+{
+	const struct victim *v;
+	const struct attacker *a;
+
+	for (v = victims; v < victims + ARRAY_SIZE(victims); v++) {
+		if (!chosen(group, v->group) || !chosen(wanted_victim, v->name))
+			continue;
+		if (nth_mode)
+			pairs[nr_pairs++] = (struct pair){ v, NULL };
+		for (a = attackers; !nth_mode && a < attackers + ARRAY_SIZE(attackers); a++)
+			if (v->attackers & a->bit && chosen(wanted_attacker, a->name))
+				pairs[nr_pairs++] = (struct pair){ v, a };
+	}
+}
+
+static int pairs_of_group(const char *group)
+{
+	int i, nr = 0;
+
+	for (i = 0; i < nr_pairs; i++)
+		nr += !strcmp(pairs[i].victim->group, group);
+	return nr;
+}
+
+static void usage(void)
+{
+	fprintf(stderr,
+		"pte_ref_race [-t SECONDS] [-g GROUP] [-v VICTIM] [-a ATTACKER] [-j N] [-l]\n"
+		"  -t  pairs of victim and attacker, for so long per group\n"
+		"      (without: one victim at a time, with CONFIG_FAIL_PTE_TABLE)\n"
+		"  -j  number of attacking threads, 1 or 2\n"
+		"  -l  list groups, victims and attackers that would run\n");
+	exit(KSFT_FAIL);
+}
+
+int main(int argc, char **argv)
+{
+	const char *group = NULL, *wanted_victim = NULL, *wanted_attacker = NULL;
+	const struct victim *v;
+	double seconds = 0;
+	bool list = false;
+	int i, opt;
+
+	while ((opt = getopt(argc, argv, "t:g:v:a:j:l")) != -1) {
+		switch (opt) {
+		case 't':
+			seconds = atof(optarg);
+			break;
+		case 'g':
+			group = optarg;
+			break;
+		case 'v':
+			wanted_victim = optarg;
+			break;
+		case 'a':
+			wanted_attacker = optarg;
+			break;
+		case 'j':
+			nr_attackers = atoi(optarg);
+			break;
+		case 'l':
+			list = true;
+			break;
+		default:
+			usage();
+		}
+	}
+	if (optind < argc || nr_attackers < 1 || nr_attackers > MAX_ATTACKERS)
+		usage();
+	nth_mode = !seconds && !list;
+	choose(group, wanted_victim, wanted_attacker);
+	if (!nr_pairs)
+		usage();
+	for (i = 0; list && i < nr_pairs; i++)
+		printf("%s %s %s\n", pairs[i].victim->group, pairs[i].victim->name,
+		       pairs[i].attacker->name);
+	if (list)
+		return 0;
+
+	ksft_print_header();
+	ksft_set_plan(nr_pairs);
+	report = mmap(NULL, sizeof(*report), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
+		      -1, 0);
+	if (report == MAP_FAILED)
+		ksft_exit_fail_perror("mmap");
+	mount("debugfs", "/sys/kernel/debug", "debugfs", 0, NULL);
+	for (i = 0; i < nr_pairs; i++) {
+		v = pairs[i].victim;
+		if (nth_mode && access("/sys/kernel/debug/fail_pte_table", F_OK))
+			ksft_test_result_skip("nth.%s: no CONFIG_FAIL_PTE_TABLE\n", v->name);
+		else
+			run_case(v, pairs[i].attacker,
+				 seconds * 1000 / pairs_of_group(v->group));
+	}
+	ksft_finished();
+}
