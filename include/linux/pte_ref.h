@@ -399,9 +399,9 @@ static inline void pte_put(pte_t *ptep) { }
 
 /* Macros: the headers that have what they call come later. */
 #define pmd_install_hold(mm, pmd, addr, pte) \
-	(pmd_install(mm, pmd, pte), (struct pte_ref *)NULL)
+	((void)(addr), pmd_install(mm, pmd, pte), (struct pte_ref *)NULL)
 #define pte_alloc_hold(mm, pmd, addr, refp) \
-	(*(refp) = NULL, pte_alloc(mm, pmd))
+	((void)(addr), *(refp) = NULL, pte_alloc(mm, pmd))
 
 static inline bool try_to_free_user_pte(struct mm_struct *mm, pmd_t *pmd,
 					unsigned long addr)

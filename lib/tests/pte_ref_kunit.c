@@ -776,7 +776,7 @@ static void alloc_map_lock(struct kunit *test)
 #ifdef CONFIG_FAIL_PTE_TABLE
 	struct table *t = test->priv;
 	unsigned int nth, left;
-	spinlock_t *ptl;
+	spinlock_t *ptl = NULL;
 	pte_t *ptep;
 
 	lock_table(t);
