@@ -9,10 +9,11 @@
  * /proc/<pid>/fail-nth each of the steps of a system call can be made to meet it.
  *
  * What is done is what a zap on another CPU may do: a table is freed only if its
- * count is zero, under the same locks, and below an attached VMA, which the caller
- * has locked.  Where the caller holds a spinlock or is in an RCU read section nothing
- * is done.  With delay-us the caller waits, for other threads to do their worst with
- * a table that is not empty yet.
+ * count is zero, under the same locks.  Where the caller could not be the one who
+ * zaps nothing is done: if he holds a spinlock, is in an RCU read section, or holds
+ * none of the locks that keep a VMA of the range attached, as a walk through an
+ * anon_vma.  With delay-us he waits, for other threads to do their worst with a table
+ * that is not empty yet.
  */
 #include <linux/debugfs.h>
 #include <linux/delay.h>
@@ -37,6 +38,23 @@ static int __init setup_fail_pte_table(char *str)
 }
 __setup("fail_pte_table=", setup_fail_pte_table);
 
+/* Does the caller of fail_pte_table() keep a VMA at @addr attached? */
+static bool fail_pte_table_locked(struct mm_struct *mm, unsigned long addr)
+{
+	struct vm_area_struct *vma = vma_lookup(mm, addr);
+
+	if (!vma)
+		return false;
+	if (lockdep_is_held(&mm->mmap_lock))
+		return true;
+#ifdef CONFIG_PER_VMA_LOCK
+	if (lock_is_held(&vma->vmlock_dep_map))
+		return true;
+#endif
+	return vma->vm_file &&
+	       lockdep_is_held(&vma->vm_file->f_mapping->i_mmap_rwsem);
+}
+
 /**
  * fail_pte_table() - maybe free the PTE table that the caller is about to map
  * @mm: the mm
@@ -55,11 +73,9 @@ void fail_pte_table(struct mm_struct *mm, pmd_t *pmd, unsigned long addr)
 		return;
 	if (!preemptible() || rcu_preempt_depth())
 		return;
-	/*
-	 * Some map through a copy of the entry, of a table that is unlinked, or
-	 * zap a VMA that is detached.
-	 */
-	if (addr && (!vma_lookup(mm, addr) || pte_ref_find_pmd(mm, addr) != pmd))
+	/* Some map through a copy of the entry, of a table that is unlinked. */
+	if (addr && (!fail_pte_table_locked(mm, addr) ||
+		     pte_ref_find_pmd(mm, addr) != pmd))
 		return;
 	if (!should_fail(&fault.attr, 1))
 		return;

@@ -394,7 +394,7 @@ struct pte_ref *__pte_ref_tryget(pmd_t *pmd)
  *
  * Context: process context, no page table lock held; does not sleep.
  * Return: what is to be put by pte_ref_put(), or NULL if the table is untracked,
- * or there is a huge page and no table.
+ * or there is none.
  */
 struct pte_ref *pmd_install_hold(struct mm_struct *mm, pmd_t *pmd,
 				 unsigned long addr, pgtable_t *pte)
@@ -439,7 +439,8 @@ struct pte_ref *__pte_ref_hold(struct mm_struct *mm, pmd_t *pmd,
  * @addr: an address in the table's range
  * @refp: gets what pmd_install_hold() returns
  *
- * As pte_alloc(), but the table is still there when the caller maps it.
+ * As pte_alloc(), but this subsystem does not free the table before the caller
+ * maps it.  A collapse to a huge page may.
  *
  * Context: may sleep for memory, no page table lock held.
  * Return: 0 or -ENOMEM.
@@ -462,8 +463,9 @@ int pte_alloc_hold(struct mm_struct *mm, pmd_t *pmd, unsigned long addr,
 		*refp = pmd_install_hold(mm, pmd, addr, &new);
 		if (*refp || !pmd_none(pmdp_get_lockless(pmd)))
 			break;
-		/* It was there a moment ago. */
-		new = pte_alloc_one(mm);
+		/* What was there a moment ago is gone: a table, a huge page. */
+		if (!new)
+			new = pte_alloc_one(mm);
 		if (!new)
 			return -ENOMEM;
 	}

@@ -217,7 +217,8 @@ static inline struct pte_ref *pte_ref_tryget(pmd_t *pmd)
  * @addr: an address in the table's range
  *
  * As pte_ref_tryget(), but takes the PMD lock if the count is zero: whoever frees
- * the table needs that lock.  So a table that is there stays.
+ * the table needs that lock.  So a table that is there stays, as far as this
+ * subsystem is concerned.
  *
  * Context: process context, no page table lock held; does not sleep.
  * Return: the ref, or NULL if there is no table or it is untracked.
