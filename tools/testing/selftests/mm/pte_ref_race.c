@@ -874,6 +874,24 @@ static int finish_collapse(void)
 	return collapsed ? 0 : bad("MADV_COLLAPSE: never done");
 }
 
+/* It must have been touched once: without an anon_vma there is another answer. */
+static int setup_collapse_empty(void)
+{
+	if (setup_collapse())
+		return -1;
+	*vma[0] = 1;
+	zap_vmas();
+	return madvise(vma[0], vma_len, MADV_HUGEPAGE) ? bad_errno("MADV_HUGEPAGE") : 0;
+}
+
+/* The same with an empty table as without one. */
+static int op_collapse_empty(void)
+{
+	if (!madvise(vma[0], vma_len, MADV_COLLAPSE))
+		return bad("an empty range is collapsed");
+	return errno == EINVAL ? 0 : bad_errno("MADV_COLLAPSE of an empty range");
+}
+
 /* A huge page in the file, of which only the mapping comes and goes. */
 static int setup_collapse_mapped(void)
 {
@@ -1280,6 +1298,10 @@ static const struct victim victims[] = {
 		.flags = WHOLE_TABLE,
 		.setup = setup_collapse, .prepare = prepare_collapse, .op = op_collapse,
 		.check = check_data, .finish = finish_collapse,
+	}, {
+		.name = "collapse_empty", OTHER, .attackers = OWN, .memory = ANON,
+		.flags = WHOLE_TABLE | EXACT_OWN,
+		.setup = setup_collapse_empty, .op = op_collapse_empty,
 	}, {
 		/* Not TRUNCATE: a file that ends in the range cannot be collapsed. */
 		.name = "collapse_shared", OTHER, .attackers = OWN | PUNCH, .memory = SHARED,
