@@ -347,6 +347,18 @@ static noinline void pte_ref_other_cpu(struct pte_ref *ref, unsigned int cpu)
 	pte_ref_enqueue(ref);
 }
 
+/* percpu_ref_tryget() for a caller who is in an RCU read section already. */
+static bool pte_ref_tryget_rcu(struct pte_ref *ref)
+{
+	unsigned long __percpu *percpu_count;
+
+	if (__ref_is_percpu(&ref->ref, &percpu_count)) {
+		this_cpu_inc(*percpu_count);
+		return true;
+	}
+	return atomic_long_inc_not_zero(&ref->data.count);
+}
+
 /* Below pte_ref_tryget_zap(). */
 struct pte_ref *__pte_ref_tryget_zap(pmd_t *pmd)
 {
@@ -365,7 +377,7 @@ struct pte_ref *__pte_ref_tryget_zap(pmd_t *pmd)
 	ptdesc = pte_ref_table(pmd, &pmdval);
 	if (ptdesc) {
 		ref = READ_ONCE(ptdesc->pte_ref);
-		if (ref && !percpu_ref_tryget(&ref->ref))
+		if (ref && !pte_ref_tryget_rcu(ref))
 			ref = NULL;
 	}
 	rcu_read_unlock();
