@@ -2,24 +2,36 @@
 /*
  * pte_ref: count references to user PTE tables, free the ones that are empty.
  *
- * The count.  Each user PTE table has a struct pte_ref, made and released with
- * it, to which the pte_ref field of its ptdesc points:
+ * The count.  Of each user PTE table
  *
  *	count(table) = populated entries + users
  *
- * An entry is populated if it is not pte_none(); swap and migration entries and
- * markers are.  Entries are written under the page table lock (PTL), or while
- * nobody else can find the table, so they are counted in a plain integer,
- * ptdesc->pte_populated, and all of them together hold one reference of a struct
- * percpu_ref.  A user is whoever needs the table to stay while he is outside its
- * lock: a page fault, slow GUP, a zap.  Each holds one reference.  So the
- * percpu_ref is zero exactly if the count is.
+ * is known.  An entry is populated if it is not pte_none(); swap and migration
+ * entries and markers are.  Entries are written under the page table lock (PTL), or
+ * while nobody else can find the table, so they are counted in a plain integer,
+ * ptdesc->pte_populated.  A user is whoever needs the table to stay while he is
+ * outside its lock.
  *
- * Modes.  The ref of a new table is a few words in atomic mode.  If users come
- * from changing CPUs it gets percpu counters, once.  Nobody can see those reach
- * zero, so the first attempt to free the table switches it to atomic mode, for
- * good.  A switch takes an RCU grace period, for which nobody waits: at its end
- * the table is queued.
+ * The ref.  Most tables live and die without a user and without being empty for a
+ * moment.  So the pte_ref field of a new ptdesc points to pte_ref_none, and the
+ * first user, or the first one who must queue the table, makes its struct pte_ref,
+ * under the PTL, which stays until the table is destroyed.  In it is a struct
+ * percpu_ref, of which each user holds one reference, and all entries together one.
+ * So it is zero exactly if the count is.
+ *
+ * Users.  A fault on an entry that is populated needs no reference: that entry keeps
+ * the table, and if it is gone the fault has nothing left to do.  A fault of
+ * anonymous memory keeps its page and allocates the table again.  A fault that asks a
+ * file holds the table while it does, if the table is empty or anybody else uses the
+ * mm.  Who allocates a table, does something else, and then locks it, holds it.  Slow
+ * GUP works under the PTL, and what is missing it has faulted in.  A zap works under
+ * the PTL too, from its first entry to its last, so its reference is one more in the
+ * count of entries.
+ *
+ * Modes.  A new ref is a few words in atomic mode.  If users come from changing CPUs
+ * it gets percpu counters, once.  Nobody can see those reach zero, so the first
+ * attempt to free the table switches it to atomic mode, for good.  A switch takes an
+ * RCU grace period, for which nobody waits: at its end the table is queued.
  *
  * Zero.  pte_tryget() fails at zero, pte_ref_hold() raises it under the PMD lock,
  * and an entry is set under the PTL, after a check that the table is still linked.
@@ -27,12 +39,13 @@
  * free_user_pte() unlinks the table.  Zero that is read under less is a hint.  Zero
  * of a linked table is a legal state: a table is born with it.
  *
- * Who frees.  A zap by madvise() or truncate tries when it is done with a table.
- * Whoever else brings a table to zero (reclaim through rmap, a move of entries, a
- * late user, a driver's zap, the end of a switch) queues it, and a work looks at
- * it.  Between the two steps anything can happen to the table, so the work starts
- * from the mm and the address, and looks whether it finds the table of that ref
- * there.
+ * Who frees.  A zap by madvise() or truncate that covers a table tries when it is
+ * done with it.  Whoever else brings a table to zero (a zap of a part, reclaim
+ * through rmap, a move of entries, a late user, a driver's zap, the end of a switch)
+ * queues it, and a work looks at it PTE_REF_DELAY_MS later: programs that give back
+ * a few pages and touch them again at once keep their table.  Between the two steps
+ * anything can happen to the table, so the work starts from the mm and the address,
+ * and looks whether it finds the table of that ref there.
  *
  * Who may unlink.  free_pgtables() reads PMD entries of detached VMAs without a
  * lock.  So free_user_pte() is only for those who know that a VMA over the
@@ -43,7 +56,7 @@
  * detached), so its tables are queued.
  *
  * Lifetime.  A user may outlive its table, as a fault that drops mmap_lock does.
- * The ref lives until its table is destroyed and its last user is gone, it is not
+ * A ref lives until its table is destroyed and its last user is gone, it is not
  * queued, and an RCU grace period has passed.
  *
  *	pte_ref->hold		1 for the table, dropped when it is dead and the
@@ -110,6 +123,18 @@ static inline void arch_release_user_pte(pgtable_t pgtable)
 
 DEFINE_STATIC_KEY_FALSE(pte_ref_key);
 EXPORT_SYMBOL_GPL(pte_ref_key);
+
+/*
+ * Its count is zero and stays so: pte_ref_tryget() fails, and a table that has no
+ * entries either is found free.
+ */
+struct pte_ref pte_ref_none __ro_after_init = {
+	.ref.percpu_count_ptr = __PERCPU_REF_ATOMIC,
+};
+
+/* The primitives are called on entries of PMD tables as well, by hugetlb. */
+static_assert(offsetof(struct ptdesc, pte_populated) >=
+	      offsetof(struct ptdesc, pt_index) + sizeof(atomic_t));
 
 static struct kmem_cache *pte_ref_cache;
 
@@ -347,6 +372,48 @@ static noinline void pte_ref_other_cpu(struct pte_ref *ref, unsigned int cpu)
 	pte_ref_enqueue(ref);
 }
 
+/**
+ * pte_ref_make() - give a table its ref, if it has none
+ * @mm: the mm of the table
+ * @addr: an address in the table's range
+ * @ptdesc: the table
+ *
+ * Context: the table is locked, or nobody else can find it.  Does not sleep.
+ * Return: the ref, or NULL if there is no memory for it or the table is untracked.
+ */
+struct pte_ref *pte_ref_make(struct mm_struct *mm, unsigned long addr,
+			     struct ptdesc *ptdesc)
+{
+	struct pte_ref *ref = ptdesc->pte_ref;
+
+	if (ref != &pte_ref_none)
+		return ref;
+
+	/*
+	 * Mostly to give back a table, of 4 KiB or more: so the atomic reserve
+	 * may be used, and the limit of a memcg, which may be why memory is
+	 * given back, does not keep us from it.
+	 */
+	ref = kmem_cache_alloc(pte_ref_cache,
+			       GFP_ATOMIC | __GFP_NOMEMALLOC | __GFP_NOWARN);
+	if (!ref)
+		return NULL;
+
+	percpu_ref_init_embedded(&ref->ref, &ref->data, pte_ref_release);
+	ref->mm = mm;
+	ref->addr = addr & PMD_MASK;
+	ref->state = 0;
+	refcount_set(&ref->hold, 1);
+	ref->cpu = raw_smp_processor_id();
+	ref->moves = 0;
+	ref->second = 0;
+	if (ptdesc->pte_populated)
+		percpu_ref_get(&ref->ref);
+	/* Pairs with the address dependency in __pte_ref_tryget(). */
+	smp_store_release(&ptdesc->pte_ref, ref);
+	return ref;
+}
+
 /* percpu_ref_tryget() for a caller who is in an RCU read section already. */
 static bool pte_ref_tryget_rcu(struct pte_ref *ref)
 {
@@ -359,9 +426,10 @@ static bool pte_ref_tryget_rcu(struct pte_ref *ref)
 	return atomic_long_inc_not_zero(&ref->data.count);
 }
 
-/* Below pte_ref_tryget_zap(). */
-struct pte_ref *__pte_ref_tryget_zap(pmd_t *pmd)
+/* Below pte_ref_tryget(). */
+struct pte_ref *__pte_ref_tryget(pmd_t *pmd)
 {
+	unsigned int cpu = raw_smp_processor_id();
 	struct pte_ref *ref = NULL;
 	struct ptdesc *ptdesc;
 	pmd_t pmdval;
@@ -381,14 +449,6 @@ struct pte_ref *__pte_ref_tryget_zap(pmd_t *pmd)
 			ref = NULL;
 	}
 	rcu_read_unlock();
-	return ref;
-}
-
-/* Below pte_ref_tryget(). */
-struct pte_ref *__pte_ref_tryget(pmd_t *pmd)
-{
-	struct pte_ref *ref = __pte_ref_tryget_zap(pmd);
-	unsigned int cpu = raw_smp_processor_id();
 
 	if (ref && unlikely(READ_ONCE(ref->cpu) != cpu))
 		pte_ref_other_cpu(ref, cpu);
@@ -406,12 +466,12 @@ struct pte_ref *__pte_ref_tryget(pmd_t *pmd)
  *
  * Context: process context, no page table lock held; does not sleep.
  * Return: what is to be put by pte_ref_put(), or NULL if the table is untracked,
- * or there is none.
+ * there is none, or there is no memory for its ref.
  */
 struct pte_ref *pmd_install_hold(struct mm_struct *mm, pmd_t *pmd,
 				 unsigned long addr, pgtable_t *pte)
 {
-	spinlock_t *pml = pmd_lock(mm, pmd);
+	spinlock_t *ptl, *pml = pmd_lock(mm, pmd);
 	struct ptdesc *ptdesc;
 	struct pte_ref *ref;
 	pmd_t pmdval;
@@ -423,7 +483,15 @@ struct pte_ref *pmd_install_hold(struct mm_struct *mm, pmd_t *pmd,
 		*pte = NULL;
 	}
 	ptdesc = pte_ref_table(pmd, &pmdval);
-	ref = ptdesc ? ptdesc->pte_ref : NULL;
+	ref = ptdesc ? READ_ONCE(ptdesc->pte_ref) : NULL;
+	if (ref == &pte_ref_none) {
+		ptl = pte_lockptr(mm, &pmdval);
+		if (ptl != pml)
+			spin_lock_nested(ptl, SINGLE_DEPTH_NESTING);
+		ref = pte_ref_make(mm, addr, ptdesc);
+		if (ptl != pml)
+			spin_unlock(ptl);
+	}
 	if (ref) {
 		/* If it is still empty at the put it is looked for there. */
 		WRITE_ONCE(ref->addr, addr & PMD_MASK);
@@ -452,7 +520,7 @@ struct pte_ref *__pte_ref_hold(struct mm_struct *mm, pmd_t *pmd,
  * @refp: gets what pmd_install_hold() returns
  *
  * As pte_alloc(), but this subsystem does not free the table before the caller
- * maps it.  A collapse to a huge page may.
+ * maps it, unless there was no memory for a ref.  A collapse to a huge page may.
  *
  * Context: may sleep for memory, no page table lock held.
  * Return: 0 or -ENOMEM.
@@ -492,24 +560,6 @@ void __pte_ref_put(struct pte_ref *ref)
 	percpu_ref_put(&ref->ref);
 }
 
-/*
- * Below pte_ref_put_zapped(): drop a reference of a zap, which looks at the table
- * itself and need not queue it.  If somebody else holds one, it is his put that
- * queues the table, or his look that finds it.
- */
-void __pte_ref_put_zapped(struct pte_ref *ref)
-{
-	unsigned long __percpu *percpu_count;
-
-	rcu_read_lock();
-	if (__ref_is_percpu(&ref->ref, &percpu_count))
-		this_cpu_dec(*percpu_count);
-	else if (atomic_long_dec_and_test(&ref->data.count) &&
-		 unlikely(test_bit(PTE_REF_DEAD, &ref->state)))
-		pte_ref_release(&ref->ref);
-	rcu_read_unlock();
-}
-
 /**
  * pte_tryget() - become a user of the PTE table at an address
  * @mm: the mm
@@ -517,15 +567,33 @@ void __pte_ref_put_zapped(struct pte_ref *ref)
  * @addr: user address
  *
  * For a caller who knows that the table can only be taken away by this
- * subsystem until he calls pte_put(); others use pte_ref_tryget() and keep what
+ * subsystem until he calls pte_put(); others use pte_ref_hold() and keep what
  * it returns.
  *
- * Context: any; does not sleep.
- * Return: true if the table stays until pte_put().
+ * Context: process context, no page table lock held; does not sleep.
+ * Return: true if the table stays until pte_put().  False if there is none, it is
+ * untracked, its count is zero, or there is no memory for its ref.
  */
 bool pte_tryget(struct mm_struct *mm, pmd_t *pmd, unsigned long addr)
 {
-	return pte_ref_tryget(pmd);
+	struct pte_ref *ref = pte_ref_tryget(pmd);
+	struct ptdesc *ptdesc;
+	spinlock_t *ptl;
+	pte_t *ptep;
+
+	if (ref || !pte_ref_enabled())
+		return ref;
+	/* At zero, or without a ref. */
+	ptep = pte_offset_map_lock(mm, pmd, addr, &ptl);
+	if (!ptep)
+		return false;
+	ptdesc = page_ptdesc(virt_to_page(ptep));
+	if (ptdesc->pte_populated)
+		ref = pte_ref_make(mm, addr, ptdesc);
+	if (ref)
+		percpu_ref_get(&ref->ref);
+	pte_unmap_unlock(ptep, ptl);
+	return ref;
 }
 
 /**
@@ -552,70 +620,97 @@ void pte_put(pte_t *ptep)
 
 /* Below track_pte_set() and track_pte_clear(). */
 
-void __pte_ref_populated(struct mm_struct *mm, unsigned long addr,
-			 struct pte_ref *ref)
+void __pte_ref_populated(unsigned long addr, struct ptdesc *ptdesc)
 {
+	struct pte_ref *ref = ptdesc->pte_ref;
+
+	if (!ref || ref == &pte_ref_none)
+		return;
 	WRITE_ONCE(ref->addr, addr & PMD_MASK);
 	percpu_ref_get(&ref->ref);
 }
 EXPORT_SYMBOL_GPL(__pte_ref_populated);
 
 /*
- * In percpu mode the put cannot see zero, although this looks like it: ask for
- * an attempt, which starts the switch.
+ * Queue a table that is empty and locked and had no ref, so has no users.  If there
+ * is no memory for that, it stays until a zap comes along, or munmap().
  */
-void __pte_ref_emptied(struct mm_struct *mm, unsigned long addr,
-		       struct pte_ref *ref)
+static bool pte_ref_make_queued(struct mm_struct *mm, unsigned long addr,
+				struct ptdesc *ptdesc)
 {
+	struct pte_ref *ref;
+
+	if (!atomic_read(&mm->mm_users))
+		return true;
+	ref = pte_ref_make(mm, addr, ptdesc);
+	if (ref)
+		pte_ref_enqueue(ref);
+	return ref;
+}
+
+void __pte_ref_emptied(struct mm_struct *mm, unsigned long addr,
+		       struct ptdesc *ptdesc)
+{
+	struct pte_ref *ref = ptdesc->pte_ref;
+
+	if (!ref)
+		return;
+	if (ref == &pte_ref_none) {
+		pte_ref_make_queued(mm, addr, ptdesc);
+		return;
+	}
 	WRITE_ONCE(ref->addr, addr & PMD_MASK);
+	/*
+	 * In percpu mode the put cannot see zero, although this looks like it:
+	 * ask for an attempt, which starts the switch.
+	 */
 	if (pte_ref_is_percpu(ref))
 		pte_ref_enqueue(ref);
 	percpu_ref_put(&ref->ref);
 }
 EXPORT_SYMBOL_GPL(__pte_ref_emptied);
 
-/* How the number of populated entries changes if @nr are written at @ptep. */
-int __pte_ref_delta(pte_t *ptep, pte_t pte, unsigned int nr)
+/*
+ * Below pte_ref_zap_done().  Not queued: if somebody else holds a reference, it is
+ * his put that queues the table, or his look that finds it.
+ */
+bool __pte_ref_zapped(struct mm_struct *mm, unsigned long addr,
+		      struct ptdesc *ptdesc, bool queue)
+{
+	struct pte_ref *ref = ptdesc->pte_ref;
+	unsigned long __percpu *percpu_count;
+
+	if (!ref)
+		return true;
+	if (ref == &pte_ref_none)
+		return !queue || pte_ref_make_queued(mm, addr, ptdesc);
+	if (queue) {
+		__pte_ref_emptied(mm, addr, ptdesc);
+		return true;
+	}
+	/* The table is locked, so it lives, and zero is not the end of its ref. */
+	rcu_read_lock();
+	if (__ref_is_percpu(&ref->ref, &percpu_count))
+		this_cpu_dec(*percpu_count);
+	else
+		atomic_long_dec(&ref->data.count);
+	rcu_read_unlock();
+	return true;
+}
+
+/* Any number of entries, and any value. */
+void __track_pte_set(struct mm_struct *mm, unsigned long addr, pte_t *ptep,
+		     pte_t pte, unsigned int nr)
 {
 	int delta = pte_none(pte) ? -(int)nr : 0;
 	unsigned int i;
 
 	for (i = 0; i < nr; i++)
 		delta += !!pte_none(ptep_get(ptep + i));
-	return delta;
+	if (delta)
+		pte_ref_count(mm, addr, ptep, delta);
 }
-EXPORT_SYMBOL_GPL(__pte_ref_delta);
-
-/* Below pte_ref_init(). */
-bool __pte_ref_init(struct mm_struct *mm, struct ptdesc *ptdesc)
-{
-	struct pte_ref *ref;
-
-	/*
-	 * What is made before the scheduler runs belongs to the kernel's own
-	 * mms (text poking), whose tables stay, and comes too early to queue.
-	 */
-	if (mm == &init_mm || system_state < SYSTEM_SCHEDULING) {
-		ptdesc->pte_ref = NULL;
-		return true;
-	}
-
-	ref = kmem_cache_alloc(pte_ref_cache, GFP_KERNEL_ACCOUNT);
-	if (!ref)
-		return false;
-
-	percpu_ref_init_embedded(&ref->ref, &ref->data, pte_ref_release);
-	ref->mm = mm;
-	ref->addr = 0;
-	ref->state = 0;
-	refcount_set(&ref->hold, 1);
-	ref->cpu = raw_smp_processor_id();
-	ref->moves = 0;
-	ref->second = 0;
-	ptdesc->pte_populated = 0;
-	ptdesc->pte_ref = ref;
-	return true;
-}
+EXPORT_SYMBOL_GPL(__track_pte_set);
 
 /*
  * Below pte_ref_free().  No walker can find the table, but users that took
@@ -626,6 +721,8 @@ void __pte_ref_free(struct ptdesc *ptdesc)
 	struct pte_ref *ref = ptdesc->pte_ref;
 
 	ptdesc->pte_ref = NULL;
+	if (ref == &pte_ref_none)
+		return;
 
 	/* See pte_ref_release(). */
 	percpu_ref_get(&ref->ref);
@@ -645,11 +742,13 @@ EXPORT_SYMBOL_GPL(__pte_ref_free);
 void __pte_ref_moved(pmd_t *pmd, unsigned long addr)
 {
 	struct ptdesc *ptdesc;
+	struct pte_ref *ref;
 	pmd_t pmdval;
 
 	ptdesc = pte_ref_table(pmd, &pmdval);
-	if (ptdesc && ptdesc->pte_ref)
-		WRITE_ONCE(ptdesc->pte_ref->addr, addr & PMD_MASK);
+	ref = ptdesc ? READ_ONCE(ptdesc->pte_ref) : NULL;
+	if (ref && ref != &pte_ref_none)
+		WRITE_ONCE(ref->addr, addr & PMD_MASK);
 }
 
 static void pte_free_debug(struct ptdesc *ptdesc)
@@ -698,7 +797,8 @@ static unsigned int free_user_ptes(struct mm_struct *mm, pmd_t *pmd,
 		ptl = pte_lockptr(mm, &pmdval);
 		if (ptl != pml)
 			spin_lock_nested(ptl, SINGLE_DEPTH_NESTING);
-		if (ptdesc->pte_ref && pte_ref_is_zero(ptdesc->pte_ref)) {
+		if (ptdesc->pte_ref && !ptdesc->pte_populated &&
+		    pte_ref_is_zero(ptdesc->pte_ref)) {
 			pmd_clear(pmd);
 			/* Unlinked: its list space belongs to us. */
 			list_add_tail(&ptdesc->pt_list, &tables);
@@ -795,14 +895,19 @@ bool try_to_free_user_pte(struct mm_struct *mm, pmd_t *pmd, unsigned long addr)
 }
 
 /*
- * Below pte_ref_zap_end(): try_to_free_user_pte() for all tables of the range,
- * which is in one PMD table.
+ * Below pte_ref_zap_end(): try_to_free_user_pte() for all tables of which the range
+ * covers all, in one PMD table.
  */
 void __pte_ref_zap_end(struct mm_struct *mm, pmd_t *pmd, unsigned long start,
 		       unsigned long end)
 {
 	unsigned long addr = start & PMD_MASK;
 
+	if (addr < start) {
+		addr += PMD_SIZE;
+		pmd++;
+	}
+	end &= PMD_MASK;
 	while (addr < end) {
 		unsigned long first = addr;
 		pmd_t *first_pmd = pmd;
@@ -825,21 +930,26 @@ void __pte_ref_zap_end(struct mm_struct *mm, pmd_t *pmd, unsigned long start,
 /* Queue the table at @addr if it is empty. */
 static void pte_ref_queue_empty(struct mm_struct *mm, unsigned long addr)
 {
+	pmd_t *pmd = pte_ref_find_pmd(mm, addr);
 	struct ptdesc *ptdesc;
-	struct pte_ref *ref;
-	pmd_t *pmd, pmdval;
+	spinlock_t *ptl;
+	pte_t *ptep;
 
-	pmd = pte_ref_find_pmd(mm, addr);
 	if (!pmd)
 		return;
-	rcu_read_lock();
-	ptdesc = pte_ref_table(pmd, &pmdval);
-	ref = ptdesc ? READ_ONCE(ptdesc->pte_ref) : NULL;
-	if (ref && !READ_ONCE(ptdesc->pte_populated)) {
-		WRITE_ONCE(ref->addr, addr & PMD_MASK);
-		pte_ref_enqueue(ref);
+	ptep = pte_offset_map_lock(mm, pmd, addr, &ptl);
+	if (!ptep)
+		return;
+	ptdesc = page_ptdesc(virt_to_page(ptep));
+	if (ptdesc->pte_ref && !ptdesc->pte_populated) {
+		struct pte_ref *ref = pte_ref_make(mm, addr, ptdesc);
+
+		if (ref) {
+			WRITE_ONCE(ref->addr, addr & PMD_MASK);
+			pte_ref_enqueue(ref);
+		}
 	}
-	rcu_read_unlock();
+	pte_unmap_unlock(ptep, ptl);
 }
 
 /* Below pte_ref_unmap_edges(); the conditions mirror free_pgd_range(). */
@@ -1004,6 +1114,8 @@ unsigned long pte_ref_read(struct ptdesc *ptdesc)
 {
 	int populated = READ_ONCE(ptdesc->pte_populated);
 
+	if (ptdesc->pte_ref == &pte_ref_none)
+		return populated;
 	return populated + atomic_long_read(&ptdesc->pte_ref->data.count) -
 	       !!populated;
 }
@@ -1046,8 +1158,8 @@ void pte_ref_recount(pte_t *ptep)
 	for (i = 0; i < PTRS_PER_PTE; i++)
 		nr += !pte_none(ptep_get(first + i));
 	WARN_ONCE(nr != ptdesc->pte_populated,
-		  "pte_ref: mismatch: %d entries, %d counted, address %lx\n",
-		  nr, ptdesc->pte_populated, ptdesc->pte_ref->addr);
+		  "pte_ref: mismatch: %d entries, %d counted\n",
+		  nr, ptdesc->pte_populated);
 }
 #endif
 
@@ -1059,18 +1171,18 @@ static int __init early_pte_ref(char *buf)
 }
 early_param("pte_ref", early_pte_ref);
 
-/**
- * pte_ref_boot_init() - turn the subsystem on
- *
- * Context: at boot, after the slab allocator is up and before the first user PTE
- * table is made.
+/*
+ * Before there are other CPUs and user space.  Tables that exist already belong to
+ * mms of the kernel (text poking), whose tables stay.
  */
-void __init pte_ref_boot_init(void)
+static int __init pte_ref_boot_init(void)
 {
 	if (!pte_ref_wanted || !arch_supports_pte_ref()) {
 		pr_info("off\n");
-		return;
+		return 0;
 	}
-	pte_ref_cache = KMEM_CACHE(pte_ref, SLAB_PANIC | SLAB_ACCOUNT);
+	pte_ref_cache = KMEM_CACHE(pte_ref, SLAB_PANIC | SLAB_NO_MERGE);
 	static_branch_enable(&pte_ref_key);
+	return 0;
 }
+early_initcall(pte_ref_boot_init);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What mm/pte_ref.c and its tests share.  Not for anybody else.
+ * What the rest of mm/ asks, and what mm/pte_ref.c and its tests share.
  */
 #ifndef _MM_PTE_REF_H
 #define _MM_PTE_REF_H
@@ -54,11 +54,85 @@ struct pte_ref {
 	u16			second;
 };
 
+struct pte_ref *pte_ref_make(struct mm_struct *mm, unsigned long addr,
+			     struct ptdesc *ptdesc);
 pmd_t *pte_ref_find_pmd(struct mm_struct *mm, unsigned long addr);
 unsigned long pte_ref_read(struct ptdesc *ptdesc);
 bool pte_ref_is_percpu(struct pte_ref *ref);
 int pte_ref_attach(struct pte_ref *ref, gfp_t gfp);
 bool pte_ref_start_switch(struct pte_ref *ref, bool look);
 void pte_ref_flush(void);
+
+#ifdef CONFIG_FREE_USER_PTE
+
+/**
+ * pte_ref_empty() - is there a table below @pmd in which nothing is populated?
+ * @pmd: entry of the PMD table; stable as for pte_offset_map()
+ *
+ * Context: any.  A hint, unless the caller keeps others from the table.
+ * Return: true if there is a table that is tracked and empty.
+ */
+static inline bool pte_ref_empty(pmd_t *pmd)
+{
+	struct ptdesc *ptdesc;
+	pmd_t pmdval;
+
+	if (!pte_ref_enabled())
+		return false;
+	pmdval = pmdp_get_lockless(pmd);
+	if (!pmd_present(pmdval) || pmd_leaf(pmdval))
+		return false;
+	/* If it is freed now, it was empty: its struct page stays. */
+	ptdesc = page_ptdesc(pmd_page(pmdval));
+	return !READ_ONCE(ptdesc->pte_populated) && READ_ONCE(ptdesc->pte_ref);
+}
+
+/**
+ * pte_ref_contended() - can somebody empty tables of @mm beside the caller?
+ * @mm: the mm of the caller
+ *
+ * Without another user of the mm only truncate and reclaim can, through rmap.
+ *
+ * Context: any.
+ * Return: true if there is another user.
+ */
+static inline bool pte_ref_contended(struct mm_struct *mm)
+{
+	return pte_ref_enabled() && atomic_read(&mm->mm_users) > 1;
+}
+
+/**
+ * pte_ref_hold_fault() - take the reference of a fault
+ * @mm: the mm
+ * @pmd: entry of the PMD table for @addr; stable as for pte_offset_map()
+ * @addr: an address in the table's range
+ *
+ * As pte_ref_hold(), but not if nobody is seen who would free the table: it has
+ * entries, which nobody else in this mm can take away.  If it goes all the same,
+ * the fault comes again.
+ *
+ * Context: as pte_ref_hold().
+ * Return: as pte_ref_hold().
+ */
+static inline struct pte_ref *pte_ref_hold_fault(struct mm_struct *mm,
+						 pmd_t *pmd, unsigned long addr)
+{
+	if (!pte_ref_contended(mm) && !pte_ref_empty(pmd))
+		return NULL;
+	return pte_ref_hold(mm, pmd, addr);
+}
+
+#else /* !CONFIG_FREE_USER_PTE */
+
+static inline bool pte_ref_empty(pmd_t *pmd) { return false; }
+static inline bool pte_ref_contended(struct mm_struct *mm) { return false; }
+
+static inline struct pte_ref *pte_ref_hold_fault(struct mm_struct *mm,
+						 pmd_t *pmd, unsigned long addr)
+{
+	return NULL;
+}
+
+#endif /* CONFIG_FREE_USER_PTE */
 
 #endif /* _MM_PTE_REF_H */

@@ -18,26 +18,27 @@ struct pte_ref;
 
 DECLARE_STATIC_KEY_FALSE(pte_ref_key);
 
-bool __pte_ref_init(struct mm_struct *mm, struct ptdesc *ptdesc);
+/* Of a table that needed no ref yet; see mm/pte_ref.c. */
+extern struct pte_ref pte_ref_none;
+
 void __pte_ref_free(struct ptdesc *ptdesc);
-void __pte_ref_populated(struct mm_struct *mm, unsigned long addr,
-			 struct pte_ref *ref);
+void __pte_ref_populated(unsigned long addr, struct ptdesc *ptdesc);
 void __pte_ref_emptied(struct mm_struct *mm, unsigned long addr,
-		       struct pte_ref *ref);
-int __pte_ref_delta(pte_t *ptep, pte_t pte, unsigned int nr);
+		       struct ptdesc *ptdesc);
+bool __pte_ref_zapped(struct mm_struct *mm, unsigned long addr,
+		      struct ptdesc *ptdesc, bool queue);
+void __track_pte_set(struct mm_struct *mm, unsigned long addr, pte_t *ptep,
+		     pte_t pte, unsigned int nr);
 struct pte_ref *__pte_ref_tryget(pmd_t *pmd);
-struct pte_ref *__pte_ref_tryget_zap(pmd_t *pmd);
 struct pte_ref *__pte_ref_hold(struct mm_struct *mm, pmd_t *pmd,
 			       unsigned long addr);
 void __pte_ref_put(struct pte_ref *ref);
-void __pte_ref_put_zapped(struct pte_ref *ref);
 void __pte_ref_zap_end(struct mm_struct *mm, pmd_t *pmd, unsigned long start,
 		       unsigned long end);
 void __pte_ref_unmap_edges(struct mm_struct *mm, unsigned long start,
 			   unsigned long end, unsigned long floor,
 			   unsigned long ceiling);
 void __pte_ref_moved(pmd_t *pmd, unsigned long addr);
-void pte_ref_boot_init(void);
 
 bool pte_tryget(struct mm_struct *mm, pmd_t *pmd, unsigned long addr);
 void __pte_put(pgtable_t pgtable);
@@ -52,9 +53,9 @@ bool free_user_pte(struct mm_struct *mm, pmd_t *pmd, unsigned long addr);
 /**
  * pte_ref_enabled() - is the subsystem on?
  *
- * Set once at boot, before the first user PTE table exists.
+ * Set once at boot, before the first process of user space exists.
  *
- * Return: true if tables that are made from now on carry a ref.
+ * Return: true if tables that are made from now on are counted.
  */
 static __always_inline bool pte_ref_enabled(void)
 {
@@ -62,21 +63,22 @@ static __always_inline bool pte_ref_enabled(void)
 }
 
 /**
- * pte_ref_init() - give a new PTE table its ref
+ * pte_ref_init() - start to count a new PTE table
  * @mm: the mm that the table is made for
  * @ptdesc: the table; nobody else sees it yet
  *
- * Tables of init_mm and those that are made before the scheduler runs stay
- * untracked: their slot is NULL and they are never freed by this subsystem.
+ * Tables of init_mm and those that the kernel makes for itself early at boot (text
+ * poking) stay untracked: their slot is NULL and they are never freed by this
+ * subsystem.
  *
- * Context: may sleep for memory.
- * Return: false if there is no memory for the ref.
+ * Context: any.
  */
-static inline bool pte_ref_init(struct mm_struct *mm, struct ptdesc *ptdesc)
+static inline void pte_ref_init(struct mm_struct *mm, struct ptdesc *ptdesc)
 {
-	if (!pte_ref_enabled())
-		return true;
-	return __pte_ref_init(mm, ptdesc);
+	if (!pte_ref_enabled() || mm == &init_mm)
+		return;
+	ptdesc->pte_populated = 0;
+	ptdesc->pte_ref = &pte_ref_none;
 }
 
 /**
@@ -102,29 +104,29 @@ static __always_inline bool pte_ref_tracks(struct mm_struct *mm)
 	return pte_ref_enabled();
 }
 
+#ifndef pte_ptdesc
+#define pte_ptdesc(ptep) page_ptdesc(virt_to_page(ptep))
+#endif
+
 /*
  * Entries of a table are written under its lock (or while nobody else can
  * find the table), so that a plain count in the table's descriptor, on the
  * cache line of that lock, is exact.  Only the first and the last entry of a
- * table reach the ref.
+ * table look whether the table is tracked; in others the count is noise.
  */
 static __always_inline void pte_ref_count(struct mm_struct *mm,
 					  unsigned long addr, pte_t *ptep,
 					  int delta)
 {
-	struct ptdesc *ptdesc = page_ptdesc(virt_to_page(ptep));
-	struct pte_ref *ref = ptdesc->pte_ref;
+	struct ptdesc *ptdesc = pte_ptdesc(ptep);
 	int nr;
-
-	if (!ref)
-		return;
 
 	nr = ptdesc->pte_populated + delta;
 	WRITE_ONCE(ptdesc->pte_populated, nr);
 	if (delta > 0 && unlikely(nr == delta))
-		__pte_ref_populated(mm, addr, ref);
+		__pte_ref_populated(addr, ptdesc);
 	else if (unlikely(!nr))
-		__pte_ref_emptied(mm, addr, ref);
+		__pte_ref_emptied(mm, addr, ptdesc);
 }
 
 /**
@@ -141,17 +143,15 @@ static __always_inline void track_pte_set(struct mm_struct *mm,
 					  unsigned long addr, pte_t *ptep,
 					  pte_t pte, unsigned int nr)
 {
-	int delta;
-
 	if (!pte_ref_tracks(mm))
 		return;
 
-	if (__builtin_constant_p(nr) && nr == 1)
-		delta = !!pte_none(READ_ONCE(*ptep)) - !!pte_none(pte);
-	else
-		delta = __pte_ref_delta(ptep, pte, nr);
-	if (delta)
-		pte_ref_count(mm, addr, ptep, delta);
+	if (likely(nr == 1 && !pte_none(pte))) {
+		if (pte_none(READ_ONCE(*ptep)))
+			pte_ref_count(mm, addr, ptep, 1);
+	} else {
+		__track_pte_set(mm, addr, ptep, pte, nr);
+	}
 }
 
 /**
@@ -202,8 +202,8 @@ static __always_inline void track_pte_clear_full(struct mm_struct *mm,
  * even after mmap_lock was dropped.
  *
  * Context: any; does not sleep.
- * Return: the ref, or NULL if there is no table, the table is untracked or its
- * count is zero.  The caller goes on without, through the locked path.
+ * Return: the ref, or NULL if there is no table, the table is untracked, has no ref
+ * yet, or its count is zero.  The caller goes on without, through the locked path.
  */
 static inline struct pte_ref *pte_ref_tryget(pmd_t *pmd)
 {
@@ -211,17 +211,18 @@ static inline struct pte_ref *pte_ref_tryget(pmd_t *pmd)
 }
 
 /**
- * pte_ref_hold() - take a reference to the table below @pmd, even at zero
+ * pte_ref_hold() - take a reference to the table below @pmd
  * @mm: the mm
  * @pmd: entry of the PMD table for @addr; stable as for pte_offset_map()
  * @addr: an address in the table's range
  *
- * As pte_ref_tryget(), but takes the PMD lock if the count is zero: whoever frees
- * the table needs that lock.  So a table that is there stays, as far as this
- * subsystem is concerned.
+ * As pte_ref_tryget(), but takes the PMD lock if the table has no ref or its count
+ * is zero: whoever frees the table needs that lock.  So a table that is there
+ * stays, as far as this subsystem is concerned.
  *
  * Context: process context, no page table lock held; does not sleep.
- * Return: the ref, or NULL if there is no table or it is untracked.
+ * Return: the ref, or NULL if there is no table, it is untracked, or there is no
+ * memory for its ref.
  */
 static inline struct pte_ref *pte_ref_hold(struct mm_struct *mm, pmd_t *pmd,
 					   unsigned long addr)
@@ -232,21 +233,6 @@ static inline struct pte_ref *pte_ref_hold(struct mm_struct *mm, pmd_t *pmd,
 		return NULL;
 	ref = __pte_ref_tryget(pmd);
 	return likely(ref) ? ref : __pte_ref_hold(mm, pmd, addr);
-}
-
-/**
- * pte_ref_tryget_zap() - take a reference for a zap
- * @pmd: entry of the PMD table; stable as for pte_offset_map()
- *
- * As pte_ref_tryget(), but allocates no percpu counters: a zap may run within
- * reclaim.
- *
- * Context: any; does not sleep.
- * Return: as pte_ref_tryget().
- */
-static inline struct pte_ref *pte_ref_tryget_zap(pmd_t *pmd)
-{
-	return pte_ref_enabled() ? __pte_ref_tryget_zap(pmd) : NULL;
 }
 
 /**
@@ -262,23 +248,49 @@ static inline void pte_ref_put(struct pte_ref *ref)
 }
 
 /**
- * pte_ref_put_zapped() - drop the reference of a zap
- * @ref: what pte_ref_tryget_zap() gave at the start of the zap, or NULL
- * @queue: have the table looked at if its count comes to zero
+ * pte_ref_zap_start() - a zap takes its reference to a table
+ * @mm: the mm
+ * @addr: an address in the table's range
+ * @ptep: any entry of the table
+ *
+ * A zap keeps the table's lock until it is done with it, so its reference is one
+ * more in the count of entries.
+ *
+ * Context: the table is locked.
+ */
+static __always_inline void pte_ref_zap_start(struct mm_struct *mm,
+					      unsigned long addr, pte_t *ptep)
+{
+	if (pte_ref_enabled())
+		pte_ref_count(mm, addr, ptep, 1);
+}
+
+/**
+ * pte_ref_zap_done() - drop the reference of a zap
+ * @mm: the mm
+ * @addr: an address in the table's range
+ * @ptep: any entry of the table
+ * @queue: have the table looked at if it is empty
  *
  * Without @queue either pte_ref_zap_end() looks at it, or the table goes with its
  * VMA.
  *
- * Context: any; does not sleep.
+ * Context: the table is locked, as it was since pte_ref_zap_start().
+ * Return: false if it should have been queued, but there is no memory for that.
  */
-static inline void pte_ref_put_zapped(struct pte_ref *ref, bool queue)
+static __always_inline bool pte_ref_zap_done(struct mm_struct *mm,
+					     unsigned long addr, pte_t *ptep,
+					     bool queue)
 {
-	if (!ref)
-		return;
-	if (queue)
-		__pte_ref_put(ref);
-	else
-		__pte_ref_put_zapped(ref);
+	struct ptdesc *ptdesc;
+	int nr;
+
+	if (!pte_ref_enabled())
+		return true;
+	ptdesc = pte_ptdesc(ptep);
+	nr = ptdesc->pte_populated - 1;
+	WRITE_ONCE(ptdesc->pte_populated, nr);
+	return likely(nr) || __pte_ref_zapped(mm, addr, ptdesc, queue);
 }
 
 /**
@@ -287,6 +299,10 @@ static inline void pte_ref_put_zapped(struct pte_ref *ref, bool queue)
  * @pmd: entry of the PMD table for @start
  * @start: first address that was zapped
  * @end: end of what was zapped, in the same PMD table
+ *
+ * Frees the tables that the range covers.  Of those at its edges more is mapped,
+ * and what was zapped there is often touched again soon: pte_ref_zap_done() queued
+ * them.
  *
  * Context: as try_to_free_user_pte().
  */
@@ -338,13 +354,7 @@ static inline void pte_ref_moved(pmd_t *pmd, unsigned long addr, int nr)
 #else /* !CONFIG_FREE_USER_PTE */
 
 static inline bool pte_ref_enabled(void) { return false; }
-static inline void pte_ref_boot_init(void) { }
-
-static inline bool pte_ref_init(struct mm_struct *mm, struct ptdesc *ptdesc)
-{
-	return true;
-}
-
+static inline void pte_ref_init(struct mm_struct *mm, struct ptdesc *ptdesc) { }
 static inline void pte_ref_free(struct ptdesc *ptdesc) { }
 
 static inline void track_pte_set(struct mm_struct *mm, unsigned long addr,
@@ -364,7 +374,6 @@ static inline void track_pte_clear_full(struct mm_struct *mm,
 }
 
 static inline struct pte_ref *pte_ref_tryget(pmd_t *pmd) { return NULL; }
-static inline struct pte_ref *pte_ref_tryget_zap(pmd_t *pmd) { return NULL; }
 
 static inline struct pte_ref *pte_ref_hold(struct mm_struct *mm, pmd_t *pmd,
 					   unsigned long addr)
@@ -373,7 +382,17 @@ static inline struct pte_ref *pte_ref_hold(struct mm_struct *mm, pmd_t *pmd,
 }
 
 static inline void pte_ref_put(struct pte_ref *ref) { }
-static inline void pte_ref_put_zapped(struct pte_ref *ref, bool queue) { }
+
+static inline void pte_ref_zap_start(struct mm_struct *mm, unsigned long addr,
+				     pte_t *ptep)
+{
+}
+
+static inline bool pte_ref_zap_done(struct mm_struct *mm, unsigned long addr,
+				    pte_t *ptep, bool queue)
+{
+	return true;
+}
 
 static inline void pte_ref_zap_end(struct mm_struct *mm, pmd_t *pmd,
 				   unsigned long start, unsigned long end)
