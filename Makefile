@@ -14,12 +14,12 @@ KERNEL ?= pte_ref
 override RUN := $(value RUN)
 override APPEND := $(value APPEND)
 export BUILD ARCH KERNEL DEBUG LINUX RUN TIMEOUT RWDIR TREE MEM CPUS APPEND QEMU_OPTS
-export ACCEL JOBS SCALE VIRTME TIME GROUP
+export ACCEL JOBS SCALE VIRTME TIME GROUP QUICK
 
 S := scripts
 
 .PHONY: help packages source kernel boot demo test tree refresh series series-build
-.PHONY: lint check-off cost race clean
+.PHONY: lint check-off bench race clean
 
 help:		## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -64,10 +64,10 @@ lint: source	## shellcheck, checkpatch, kernel-doc, sparse, W=1
 check-off: source	## FREE_USER_PTE=n: the touched files compile to what stock has
 	@$(S)/check-off.sh
 
-cost:		## instructions per operation beside stock, against bench/limits
-	@$(MAKE) kernel KERNEL=stock
-	@$(MAKE) kernel KERNEL=pte_ref
-	@$(S)/cost.sh
+bench:		## what it costs beside stock, against bench/limits: QUICK=1 for fewer rows
+	@$(MAKE) kernel KERNEL=stock DEBUG=
+	@$(MAKE) kernel KERNEL=pte_ref DEBUG=
+	@$(S)/bench.sh
 
 race:		## callers against the free of their table: TIME=seconds GROUP= KERNEL= DEBUG=1|kasan
 	@$(MAKE) kernel DEBUG=$${DEBUG:-1}

@@ -27,7 +27,7 @@ check()	# NAME COMMAND...: silent or failed
 }
 
 step lint "shellcheck"
-mapfile -t scripts < <(cd "$top" && grep -lE '^#!.*(bash|sh)$' -r scripts demo .ci --include='*.sh' --include=run)
+mapfile -t scripts < <(cd "$top" && grep -lE '^#!.*(bash|sh)$' -r scripts bench demo .ci --include='*.sh' --include=run)
 (cd "$top" && check shellcheck shellcheck -x "${scripts[@]}"
 	exit "$failed") || failed=$((failed + 1))
 step_done

@@ -132,6 +132,40 @@ check_race_pairs()
 	KERNEL=pte_ref DEBUG=1 TIME=10 "$top/scripts/race.sh"
 }
 
+check_kernel_pte_ref()
+{
+	KERNEL=pte_ref DEBUG=0 "$top/scripts/kernel.sh"
+}
+
+check_bench()
+{
+	QUICK=1 "$top/scripts/bench.sh"
+}
+
+# A row above its limit, one without a figure, one without a limit.
+check_bench_limits()
+{
+	local report=("$top/bench/report.sh" "$tmp" quick)
+	above()	# ROW VERDICT: exactly that row is bad
+	{
+		local status=0
+		"${report[@]}" "$tmp/limits" >"$tmp/out" || status=$?
+		grep -vE ' (verdict|target|open)$' "$tmp/out" >"$tmp/bad" || true
+		cat "$tmp/bad"
+		[ $status -eq 2 ] || fail "status $status, not 2"
+		[ "$(wc -l <"$tmp/bad")" -eq 1 ] || fail "not one bad row"
+		grep -q "^$1 .*$2$" "$tmp/bad" || fail "$1 is not $2"
+	}
+	cp "$build/bench/figures" "$tmp/figures"
+	sed 's/^\(fault_zero .*\) [0-9.]* all$/\1 0.5 all/' "$top/bench/limits" >"$tmp/limits"
+	above fault_zero ABOVE
+	sed '/^fault_zero /d' "$top/bench/limits" >"$tmp/limits"
+	above fault_zero 'NO LIMIT'
+	cp "$top/bench/limits" "$tmp/limits"
+	sed -i '/^pte_ref [0-9]* fault_zero /d' "$tmp/figures"
+	above fault_zero 'NO FIGURE'
+}
+
 # pte_ref=off: says so at boot and frees nothing.
 check_boot_off()
 {
@@ -264,6 +298,9 @@ checks()
 	run boot_panic 240
 	run boot_hang 120
 	run selftest_stock 400
+	run kernel_pte_ref 1500
+	run bench 900
+	run bench_limits 60
 	run off 900
 	run kernel_debug 1800
 	run boot_off 240
@@ -280,7 +317,7 @@ if [ "${1:-}" = --one ]; then
 fi
 
 # Each check says itself what it boots and builds.
-unset KERNEL DEBUG TIME GROUP RUN TIMEOUT RWDIR TREE MEM CPUS APPEND QEMU_OPTS
+unset KERNEL DEBUG QUICK TIME GROUP RUN TIMEOUT RWDIR TREE MEM CPUS APPEND QEMU_OPTS
 start=$SECONDS
 mkdir -p "$logs"
 lock test

@@ -1,0 +1,61 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# guest.sh PART BIN [ARGUMENT...]: a part of make bench, inside a guest. Prints lines
+# of row and figure.
+#   count [ROW...]        instructions per operation, one CPU and icount; and what may
+#                         grow with the number of possible CPUs
+#   wall SECONDS ROW...   time until the memory of an empty table is free, operations per
+#                         second, two CPUs; ROW is LOOP_tN (threads) or LOOP_pN (processes)
+#   perf FILE ROW...      text of perf stat; FILE.data gets samples of the first row, FILE.txt
+#                         what perf report says of them
+#   mem                   text of perf bench mem
+set -euo pipefail
+
+[ $# -ge 2 ] || {
+	echo "usage: guest.sh PART BIN [ARGUMENT...]" >&2
+	exit 2
+}
+part=$1
+# In memory: a program that is executed must not be read from the host.
+mount -t tmpfs none /mnt
+cp "$2"/* /mnt/
+shift 2
+mountpoint -q /sys/kernel/debug || mount -t debugfs none /sys/kernel/debug
+
+case $part in
+count)
+	possible=$(</sys/devices/system/cpu/possible)
+	possible=$((${possible#*-} + 1))
+	[ $# -eq 0 ] || /mnt/ops "$@"
+	/mnt/ops first_touch | sed "s/ /_$possible /"
+	echo "memory_$possible $(/mnt/memory)"
+	;;
+wall)
+	seconds=$1
+	shift
+	echo "time_to_free $(/mnt/latency)"
+	echo "time_to_free_percpu $(/mnt/latency percpu)"
+	for row; do
+		/mnt/will "-${row: -2:1}" "${row: -1}" -s "$seconds" "${row%_*}"
+	done
+	;;
+perf)
+	file=$1
+	shift
+	for row; do
+		perf stat -r 5 -e task-clock /mnt/ops "$row" 2>&1
+	done
+	# The symbols of this kernel are kept beside the samples.
+	HOME=$(dirname "$file")
+	export HOME
+	perf record -q -e cpu-clock -F 20000 -o "$file.data" /mnt/ops -r 100 "$1" >&2
+	perf report --stdio -i "$file.data" >"$file.txt"
+	;;
+mem)
+	perf bench mem memset -s 64MB -l 10
+	;;
+*)
+	echo "guest.sh: no part is called $part" >&2
+	exit 2
+	;;
+esac

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Milliseconds from the madvise() that empties a PTE table to its memory being
+ * free: the most of some rounds, or "never".  With an argument, users of the table
+ * change the CPU first, which makes pte_ref count them per CPU.
+ *
+ * nr_page_table_pages falls when the table goes back to the page allocator; VmPTE
+ * would fall a grace period earlier.
+ */
+#include "bench.h"
+
+#include <sched.h>
+#include <time.h>
+
+#define ROUNDS	20
+#define NEVER	2000
+
+static long tables(void)
+{
+	/* Percpu deltas of the counters, folded into what is shown. */
+	int fd = open("/proc/sys/vm/stat_refresh", O_WRONLY);
+
+	if (fd < 0 || write(fd, "1\n", 2) != 2)
+		err(1, "stat_refresh");
+	close(fd);
+	return figure("/proc/vmstat", "nr_page_table_pages");
+}
+
+static double now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (double)ts.tv_sec * 1e3 + (double)ts.tv_nsec / 1e6;
+}
+
+static void run_on(int nr)
+{
+	cpu_set_t cpu;
+
+	CPU_ZERO(&cpu);
+	CPU_SET(nr, &cpu);
+	if (sched_setaffinity(0, sizeof(cpu), &cpu))
+		err(1, "CPU %d", nr);
+}
+
+int main(int argc, char **argv)
+{
+	int pages = argc > 1 ? 512 : 1;
+	double most = 0;
+
+	(void)argv;
+	for (int n = 0; n < ROUNDS; n++) {
+		char *base, *p = map_tables(2, &base);
+		double start, took;
+		long with;
+
+		/* A neighbour, so that no upper table goes. */
+		touch(p + TABLE);
+		for (int i = 0; i < pages; i++) {
+			if (argc > 1)
+				run_on(i & 1);
+			touch(p + i * PAGE);
+		}
+		usleep(300000);
+		with = tables();
+		for (int i = 1; i < pages; i++)
+			dontneed(p + i * PAGE, PAGE);
+		start = now_ms();
+		dontneed(p, PAGE);
+		do {
+			usleep(1000);
+			took = now_ms() - start;
+			if (took > NEVER) {
+				puts("never");
+				return 0;
+			}
+		} while (tables() >= with);
+		took = now_ms() - start;
+		if (took > most)
+			most = took;
+		unmap_tables(2, base);
+	}
+	printf("%.1f\n", most);
+	return 0;
+}

@@ -1,0 +1,445 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * ops [-r N] [ROW...]: instructions per operation, for a guest in which the time
+ * stamp counter counts executed instructions (QEMU TCG with -icount shift=0).
+ * Without a row: all of them.  -r N: N times the rounds, for perf.
+ *
+ * Prints one line per row: its name and the least that it took in some rounds.
+ * The least, since an interrupt can only add.
+ */
+#include "bench.h"
+
+#include <cpuid.h>
+#include <sys/ioctl.h>
+#include <x86intrin.h>
+
+#define TABLES		64
+#define CALLS		100000
+#define GUP_PAGES	512UL
+
+/* <mm/gup_test.h> of the kernel */
+struct gup_test {
+	uint64_t get_delta_usec, put_delta_usec, addr, size;
+	uint32_t nr_pages_per_call, gup_flags, test_flags, which_pages[8];
+};
+#define GUP_FAST_BENCHMARK	_IOWR('g', 1, struct gup_test)
+#define GUP_BASIC_TEST		_IOWR('g', 4, struct gup_test)
+
+static char *base, *area;	/* TABLES tables of anonymous memory */
+static char *file;		/* a table's worth of a file */
+static uint64_t *shared;	/* seen by children */
+static uint64_t began;		/* a row may move its own start */
+static int times = 1;
+
+static char *table(int i)
+{
+	return area + i * TABLE;
+}
+
+/* A fresh mapping, since only munmap() frees the tables on every kernel. */
+static void fresh(void)
+{
+	if (base)
+		unmap_tables(TABLES, base);
+	area = map_tables(TABLES, &base);
+}
+
+static void keep_one(void)
+{
+	fresh();
+	touch(table(0));
+}
+
+static void touch_tables(int nr)
+{
+	for (int i = 0; i < nr; i++)
+		touch(table(i));
+}
+
+static void touch_ten(void)
+{
+	fresh();
+	touch_tables(10);
+}
+
+static void touch_all(void)
+{
+	fresh();
+	touch_tables(TABLES);
+}
+
+static void set_fault_around(const char *bytes)
+{
+	const char *path = "/sys/kernel/debug/fault_around_bytes";
+	FILE *f = fopen(path, "w");
+
+	if (!f || fputs(bytes, f) < 0 || fclose(f))
+		err(1, "%s (is debugfs mounted?)", path);
+}
+
+/* The file at a place where a table is there already. */
+static void map_file(int flags)
+{
+	static int fd = -1;
+
+	if (fd < 0)
+		fd = cached_file(TABLE);
+	keep_one();
+	file = mmap(table(0) + PAGE, TABLE - PAGE, PROT_READ | PROT_WRITE,
+		    flags | MAP_FIXED, fd, 0);
+	if (file == MAP_FAILED)
+		err(1, "mmap of the file");
+}
+
+static void file_private(void)
+{
+	set_fault_around("4096");
+	map_file(MAP_PRIVATE);
+}
+
+static void file_shared(void)
+{
+	map_file(MAP_SHARED);
+}
+
+static void file_around(void)
+{
+	set_fault_around("65536");
+	map_file(MAP_PRIVATE);
+}
+
+static void first_touch(void)
+{
+	touch_tables(TABLES);
+}
+
+static void fault_anon(void)
+{
+	touch_pages(table(0) + PAGE, TABLES * PAGE);
+}
+
+static void fault_file(void)
+{
+	touch_pages(file, TABLES * PAGE);
+}
+
+static void read_pages(char *p, size_t nr, size_t step)
+{
+	for (size_t i = 0; i < nr; i++)
+		(void)*(volatile char *)(p + i * step);
+}
+
+static void fault_zero(void)
+{
+	read_pages(table(0) + PAGE, TABLES, PAGE);
+}
+
+static void fault_file_read(void)
+{
+	read_pages(file, TABLES, PAGE);
+}
+
+/* One fault in 16 pages, which maps the others as well. */
+static void fault_file_around(void)
+{
+	read_pages(file + 15 * PAGE, TABLES / 4, 16 * PAGE);
+}
+
+static void touch_and_zap(char *p, int nr)
+{
+	for (int i = 0; i < nr; i++) {
+		touch(p);
+		dontneed(p, PAGE);
+	}
+}
+
+static void zap_busy(void)
+{
+	touch_and_zap(table(0) + PAGE, TABLES);
+}
+
+static void zap_empty(void)
+{
+	touch_and_zap(table(1), TABLES);
+}
+
+/* So long that what is deferred falls into the count. */
+static void zap_empty_long(void)
+{
+	touch_and_zap(table(1), 200 * TABLES);
+}
+
+static void table_life(void)
+{
+	for (int i = 0; i < 200; i++)
+		touch_all();
+}
+
+static void zap_table(void)
+{
+	touch_pages(table(1), TABLE);
+	dontneed(table(1), TABLE);
+}
+
+static void unmap(void)
+{
+	unmap_tables(TABLES, base);
+	base = NULL;
+}
+
+static void fork_exit(void)
+{
+	fork_wait(0);
+}
+
+static void exec(void)
+{
+	fork_wait(1);
+}
+
+static void munmap_populated(size_t len)
+{
+	char *p = map(len, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+
+	touch_pages(p, len);
+	began = __rdtsc();
+	munmap(p, len);
+}
+
+/* From the child's exit to the return of wait(). */
+static void exit_populated(size_t len)
+{
+	pid_t pid = fork();
+
+	if (!pid) {
+		touch_pages(map(len, MAP_PRIVATE | MAP_ANONYMOUS, -1), len);
+		*shared = __rdtsc();
+		_exit(0);
+	}
+	if (pid < 0 || waitpid(pid, NULL, 0) != pid)
+		err(1, "fork");
+	began = *shared;
+}
+
+static void munmap_1g(void)
+{
+	munmap_populated(1024 * MB);
+}
+
+static void munmap_256m(void)
+{
+	munmap_populated(256 * MB);
+}
+
+static void exit_1g(void)
+{
+	exit_populated(1024 * MB);
+}
+
+static void exit_256m(void)
+{
+	exit_populated(256 * MB);
+}
+
+static void gup(unsigned long cmd, size_t pages)
+{
+	static int fd = -1;
+	struct gup_test args = {
+		.addr = (uintptr_t)table(0),
+		.size = pages * PAGE,
+		.nr_pages_per_call = pages,
+		.gup_flags = 1,	/* FOLL_WRITE */
+	};
+
+	if (fd < 0)
+		fd = open("/sys/kernel/debug/gup_test", O_RDWR);
+	if (fd < 0 || ioctl(fd, cmd, &args))
+		err(1, "gup_test (is debugfs mounted?)");
+	if (args.size != pages * PAGE)
+		errx(1, "gup_test: got %lu pages, not %zu",
+		     (unsigned long)args.size / PAGE, pages);
+}
+
+/*
+ * By difference to one page, without what the call costs.  GUP_BASIC_TEST is
+ * get_user_pages(); both put each page again, which is in the figure.
+ */
+static void gup_pages(unsigned long cmd)
+{
+	uint64_t one;
+
+	began = __rdtsc();
+	gup(cmd, 1);
+	one = __rdtsc() - began;
+	began = __rdtsc() + one;
+	gup(cmd, GUP_PAGES);
+}
+
+static void populate(void)
+{
+	fresh();
+	touch_pages(table(0), TABLE);
+}
+
+static void gup_slow(void)
+{
+	gup_pages(GUP_BASIC_TEST);
+}
+
+static void gup_fast(void)
+{
+	gup_pages(GUP_FAST_BENCHMARK);
+}
+
+/* As clear_page() does: by bytes if the CPU is said to be good at it. */
+static void clear(size_t len)
+{
+	static int bytes = -1;
+	void *p = table(0);
+	size_t words = len / 8;
+
+	if (bytes < 0) {
+		unsigned int a, b = 0, c, d;
+
+		__get_cpuid_count(7, 0, &a, &b, &c, &d);
+		bytes = b >> 9 & 1;	/* ERMS */
+	}
+	if (bytes)
+		asm volatile("rep stosb" : "+D" (p), "+c" (len) :
+			     "a" (0L) : "memory");
+	else
+		asm volatile("rep stosq" : "+D" (p), "+c" (words) :
+			     "a" (0L) : "memory");
+}
+
+/*
+ * What clearing a page has in each figure, by difference to clearing nothing, so
+ * without what reading the counter costs.
+ */
+static void clear_page(void)
+{
+	uint64_t none;
+
+	clear(0);
+	began = __rdtsc();
+	clear(0);
+	none = __rdtsc() - began;
+	began = __rdtsc() + none;
+	clear(PAGE);
+}
+
+static const struct row {
+	const char *name;
+	void (*prepare)(void);
+	void (*run)(void);
+	int ops, rounds;
+} rows[] = {
+	{ "clear_page",		keep_one,	clear_page,	1, 7 },
+	{ "fault_anon",		keep_one,	fault_anon,	TABLES, 7 },
+	{ "fault_file",		file_private,	fault_file,	TABLES, 7 },
+	{ "fault_file_read",	file_private,	fault_file_read, TABLES, 7 },
+	{ "fault_file_around",	file_around,	fault_file_around, TABLES / 4, 7 },
+	{ "fault_shared",	file_shared,	fault_file,	TABLES, 7 },
+	{ "fault_zero",		keep_one,	fault_zero,	TABLES, 7 },
+	{ "first_touch",	fresh,		first_touch,	TABLES, 7 },
+	{ "zap_busy",		keep_one,	zap_busy,	TABLES, 7 },
+	{ "zap_empty",		keep_one,	zap_empty,	TABLES, 7 },
+	{ "zap_empty_long",	keep_one,	zap_empty_long,	200 * TABLES, 3 },
+	{ "zap_table",		keep_one,	zap_table,	1, 7 },
+	{ "munmap_tables",	touch_all,	unmap,		TABLES, 7 },
+	{ "table_life",		fresh,		table_life,	200 * TABLES, 3 },
+	{ "fork_exit",		touch_ten,	fork_exit,	1, 7 },
+	{ "exec",		fresh,		exec,		1, 7 },
+	{ "gup_slow",		populate,	gup_slow,	GUP_PAGES - 1, 7 },
+	{ "gup_fast",		populate,	gup_fast,	GUP_PAGES - 1, 7 },
+	{ "munmap_256m",	fresh,		munmap_256m,	1, 2 },
+	{ "exit_256m",		fresh,		exit_256m,	1, 2 },
+	{ "munmap_1g",		fresh,		munmap_1g,	1, 2 },
+	{ "exit_1g",		fresh,		exit_1g,	1, 2 },
+};
+
+static void run(const struct row *row)
+{
+	uint64_t least = UINT64_MAX;
+
+	for (int n = 0; n < row->rounds * times; n++) {
+		uint64_t took;
+
+		row->prepare();
+		began = __rdtsc();
+		row->run();
+		took = __rdtsc() - began;
+		if (took < least)
+			least = took;
+		/* Let what was deferred happen outside of the count. */
+		usleep(50000);
+	}
+	printf("%s %lu\n", row->name, (unsigned long)(least / row->ops));
+	fflush(stdout);
+}
+
+static int compare(const void *a, const void *b)
+{
+	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+	return (x > y) - (x < y);
+}
+
+/*
+ * What single calls take: 1000 tables with 100 pages each, zapped page by page, so
+ * that each hundredth call empties a table.
+ */
+static void madvise_calls(void)
+{
+	static uint64_t took[CALLS];
+	int pages = 100, tables = CALLS / pages;
+	char *b, *p = map_tables(tables, &b);
+
+	for (int i = 0; i < tables; i++)
+		touch_pages(p + i * TABLE, pages * PAGE);
+	for (int i = 0; i < CALLS; i++) {
+		char *page = p + i / pages * TABLE + i % pages * PAGE;
+		uint64_t start = __rdtsc();
+
+		dontneed(page, PAGE);
+		took[i] = __rdtsc() - start;
+	}
+	unmap_tables(tables, b);
+	qsort(took, CALLS, sizeof(took[0]), compare);
+	printf("madvise_worst %lu\nmadvise_p999 %lu\n",
+	       (unsigned long)took[CALLS - 1],
+	       (unsigned long)took[CALLS - CALLS / 1000]);
+}
+
+int main(int argc, char **argv)
+{
+	size_t all = sizeof(rows) / sizeof(rows[0]);
+
+	if (argc > 1 && !strcmp(argv[1], NOTHING))
+		return 0;
+	if (argc > 2 && !strcmp(argv[1], "-r")) {
+		times = atoi(argv[2]);
+		argc -= 2;
+		argv += 2;
+	}
+	if (times < 1)
+		errx(1, "usage: ops [-r N] [ROW...]");
+	shared = (uint64_t *)map(PAGE, MAP_SHARED | MAP_ANONYMOUS, -1);
+	for (size_t i = 0; argc < 2 && i < all; i++)
+		run(&rows[i]);
+	if (argc < 2)
+		madvise_calls();
+	for (int n = 1; n < argc; n++) {
+		size_t i = 0;
+
+		while (i < all && strcmp(rows[i].name, argv[n]))
+			i++;
+		if (i < all)
+			run(&rows[i]);
+		else if (!strcmp(argv[n], "madvise_worst"))
+			madvise_calls();
+		else if (strcmp(argv[n], "madvise_p999"))
+			errx(1, "no row is called %s", argv[n]);
+	}
+	return 0;
+}

@@ -1,0 +1,142 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# Runs the programs of bench/ in stock 7.2 and in 7.2 with pte_ref and sets what they
+# cost side by side: BUILD/bench/table.txt, bench.csv, bench.png. Fails if a row is above
+# its limit in bench/limits or has no figure. QUICK=1 has fewer rows and rounds.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+case ${QUICK:-0} in
+0) run=full counts=2 rounds=5 seconds=1 possible='64 255' ;;
+1) run=quick counts=1 rounds=3 seconds=2 possible=255 ;;
+*) die "QUICK=$QUICK: must be 1 or not be there" ;;
+esac
+# Possible CPUs beside 2; 255 is the most without x2APIC, which QEMU does not emulate.
+read -ra possible <<<"$possible"
+work=$build/bench.tmp
+lock bench
+need gcc gnuplot perf
+
+# rows MEASURE: the rows of this run.
+rows()
+{
+	awk -v run=$run -v measure="$1" '$2 == measure && ($5 == "all" || $5 == run) { print $1 }' \
+		"$top/bench/limits"
+}
+
+# An ACPI table that says how many CPUs there are, in the place of QEMU's: those
+# that are said to be there and are not are never started.
+madt()	# CPUS
+{
+	local i id
+	printf '\x00\x00\xe0\xfe\x01\x00\x00\x00'
+	for ((i = 0; i < $1; i++)); do
+		printf -v id '\\x%02x' "$i"
+		printf '\x00\x08%b%b\x01\x00\x00\x00' "$id" "$id"
+	done
+	# The I/O APIC, the timer on its input 2, interrupts of ACPI and PCI, the NMI.
+	printf '\x01\x0c\x00\x00\x00\x00\xc0\xfe\x00\x00\x00\x00'
+	printf '\x02\x0a\x00\x00\x02\x00\x00\x00\x00\x00'
+	for i in '\x05' '\x09' '\x0a' '\x0b'; do
+		printf '\x02\x0a\x00%b%b\x00\x00\x00\x0d\x00' "$i" "$i"
+	done
+	printf '\x04\x06\xff\x00\x00\x01'
+}
+
+guest()	# KERNEL NAME ARGUMENT...: what bench/guest.sh prints
+{
+	local kernel=$1 name=$2 part=$3
+	shift 3
+	KERNEL=$kernel DEBUG='' NAME="bench-$name-$kernel" TIMEOUT=900 RWDIR=$work \
+		RUN=$(printf '%q ' "$top/bench/guest.sh" "$part" "$work/bin" "$@") \
+		"$top/scripts/boot.sh" || die "$name on $kernel failed, see above"
+}
+
+# One virtual CPU whose time stamp counter counts instructions; a page is cleared
+# by 512 of them.
+exact()	# POSSIBLE KERNEL NAME ARGUMENT...
+{
+	local qemu="-accel tcg,thread=single -icount shift=0,sleep=off -cpu max,-erms,-fsrm"
+	madt "$1" >"$work/madt-$1"
+	ACCEL=tcg CPUS=1 MEM=2G APPEND="nokaslr norandmaps maxcpus=1 acpi_apic_instance=2" \
+		QEMU_OPTS="$qemu -acpitable sig=APIC,rev=1,data=$work/madt-$1" \
+		guest "${@:2}"
+}
+
+# Two CPUs that run at the same time.
+parallel()	# KERNEL NAME ARGUMENT...
+{
+	CPUS=2 MEM=2G APPEND='' QEMU_OPTS='' guest "$@"
+}
+
+keep()	# KERNEL ROUND COMMAND...: its lines of row and figure are kept
+{
+	local kernel=$1 round=$2
+	shift 2
+	"$@" >"$work/said"
+	awk -v start="$kernel $round" '{ print start, $0 }' "$work/said" >>"$work/figures"
+}
+
+# both ROUND WHAT COMMAND...: on one kernel, then on the other. KERNEL in the
+# command is the kernel.
+both()
+{
+	local round=$1 what=$2 kernel
+	shift 2
+	for kernel in stock pte_ref; do
+		step bench "$kernel: $what"
+		keep $kernel "$round" "${@/#KERNEL/$kernel}"
+		step_done
+	done
+}
+
+# What perf says of some rows and of the one that moved most, as text.
+perf_texts()
+{
+	local kernel row
+	row=$(awk -F, '$2 == "count" && $1 !~ /_[0-9]+[gm]?$|^madvise_|_page$/ && $5 > most { most = $5; row = $1 }
+		END { print row }' "$work/bench.csv")
+	for kernel in stock pte_ref; do
+		step bench "$kernel: perf, $row"
+		exact 2 $kernel perf perf "$work/perf-$kernel" "$row" fault_anon zap_busy \
+			>"$work/perf-stat-$kernel.txt"
+		parallel $kernel perf-mem mem >"$work/perf-mem-$kernel.txt"
+		step_done
+	done
+	HOME=$work perf diff "$work/perf-stock.data" "$work/perf-pte_ref.data" \
+		>"$work/perf-diff.txt" 2>"$work/perf-diff.log" ||
+		die "perf diff failed: $(tail -n 1 "$work/perf-diff.log")"
+	rm -rf "$work/.debug" "$work"/perf-*.{data,log}
+}
+
+rm -rf "$work"
+mkdir -p "$work/bin"
+for p in ops memory will latency; do
+	gcc -O2 -static -pthread -Wall -Wextra -Werror -o "$work/bin/$p" "$top/bench/$p.c" ||
+		die "cannot build bench/$p.c"
+done
+trap 'exit 130' INT TERM
+start=$SECONDS
+
+# Those with a number at the end do without names.
+mapfile -t count < <(rows count | grep -vE '_[0-9]+$')
+mapfile -t rate < <(rows rate)
+for ((i = 1; i <= counts; i++)); do
+	both $i "instructions, boot $i of $counts" exact 2 KERNEL count-2 count "${count[@]}"
+	for cpus in "${possible[@]}"; do
+		both $i "$cpus possible CPUs" exact "$cpus" KERNEL "count-$cpus" count
+	done
+done
+for ((i = 1; i <= rounds; i++)); do
+	both $i "two CPUs, round $i of $rounds" parallel KERNEL wall wall "$seconds" "${rate[@]}"
+done
+
+status=0
+"$top/bench/report.sh" "$work" $run || status=$?
+[ $status -eq 0 ] || [ $status -eq 2 ] || exit $status
+[ $run = quick ] || perf_texts
+rm -rf "$build/bench"
+mv "$work" "$build/bench"
+log "[bench] table.txt, bench.csv and bench.png are in $build/bench, after $((SECONDS - start)) s"
+[ $status -eq 0 ] || die "a row is above its limit or has no figure, see above"
