@@ -8,6 +8,7 @@
 #endif
 #include <err.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -62,6 +63,17 @@ static inline void dontneed(char *p, size_t len)
 {
 	if (madvise(p, len, MADV_DONTNEED))
 		err(1, "madvise");
+}
+
+/* The calling thread stays on a CPU. */
+static inline void run_on(int nr)
+{
+	cpu_set_t cpu;
+
+	CPU_ZERO(&cpu);
+	CPU_SET(nr, &cpu);
+	if (sched_setaffinity(0, sizeof(cpu), &cpu))
+		err(1, "CPU %d", nr);
 }
 
 /* A file of tmpfs whose pages are in the page cache. */

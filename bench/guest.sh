@@ -4,6 +4,7 @@
 # of row and figure.
 #   count [ROW...]        instructions per operation, one CPU and icount; and what may
 #                         grow with the number of possible CPUs
+#   threads               the same of two threads on two CPUs that take turns
 #   wall SECONDS ROW...   time until the memory of an empty table is free, operations per
 #                         second, two CPUs; ROW is LOOP_tN (threads) or LOOP_pN (processes)
 #   perf FILE ROW...      text of perf stat; FILE.data gets samples of the first row, FILE.txt
@@ -30,6 +31,9 @@ count)
 	/mnt/ops first_touch | sed "s/ /_$possible /"
 	echo "memory_$possible $(/mnt/memory)"
 	;;
+threads)
+	/mnt/ops threads_one threads_many
+	;;
 wall)
 	seconds=$1
 	shift
@@ -48,8 +52,9 @@ perf)
 	# The symbols of this kernel are kept beside the samples.
 	HOME=$(dirname "$file")
 	export HOME
-	perf record -q -e cpu-clock -F 20000 -o "$file.data" /mnt/ops -r 100 "$1" >&2
-	perf report --stdio -i "$file.data" >"$file.txt"
+	perf record -q -e cpu-clock -F 20000 -o /mnt/perf.data /mnt/ops -r 100 "$1" >&2
+	cp /mnt/perf.data "$file.data"
+	perf report --stdio -i /mnt/perf.data >"$file.txt"
 	;;
 mem)
 	perf bench mem memset -s 64MB -l 10

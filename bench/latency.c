@@ -9,7 +9,6 @@
  */
 #include "bench.h"
 
-#include <sched.h>
 #include <time.h>
 
 #define ROUNDS	20
@@ -32,16 +31,6 @@ static double now_ms(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &ts);
 	return (double)ts.tv_sec * 1e3 + (double)ts.tv_nsec / 1e6;
-}
-
-static void run_on(int nr)
-{
-	cpu_set_t cpu;
-
-	CPU_ZERO(&cpu);
-	CPU_SET(nr, &cpu);
-	if (sched_setaffinity(0, sizeof(cpu), &cpu))
-		err(1, "CPU %d", nr);
 }
 
 int main(int argc, char **argv)

@@ -5,8 +5,6 @@
  */
 #include "bench.h"
 
-#include <sched.h>
-
 #define TABLES	20000
 
 static long bookkeeping(void)
@@ -21,14 +19,10 @@ static long bookkeeping(void)
 
 int main(void)
 {
-	cpu_set_t cpu;
 	char *base, *p;
 	long before;
 
-	CPU_ZERO(&cpu);
-	CPU_SET(0, &cpu);
-	if (sched_setaffinity(0, sizeof(cpu), &cpu))
-		err(1, "sched_setaffinity");
+	run_on(0);
 	p = map_tables(TABLES, &base);
 	before = bookkeeping();
 	for (int i = 0; i < TABLES; i++)

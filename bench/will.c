@@ -49,7 +49,6 @@ static void touch_and_unmap(int id, int flags, int fd)
 	done(id, AREA / PAGE);
 }
 
-
 static void page_fault1(int id)
 {
 	while (!stopped())

@@ -53,15 +53,19 @@ guest()	# KERNEL NAME ARGUMENT...: what bench/guest.sh prints
 		"$top/scripts/boot.sh" || die "$name on $kernel failed, see above"
 }
 
-# One virtual CPU whose time stamp counter counts instructions; a page is cleared
-# by 512 of them.
-exact()	# POSSIBLE KERNEL NAME ARGUMENT...
+# The time stamp counter counts instructions; a page is cleared by 512 of them.
+icount="-accel tcg,thread=single -icount shift=0,sleep=off -cpu max,-erms,-fsrm"
+
+exact()	# POSSIBLE KERNEL NAME ARGUMENT...: one CPU of so many
 {
-	local qemu="-accel tcg,thread=single -icount shift=0,sleep=off -cpu max,-erms,-fsrm"
 	madt "$1" >"$work/madt-$1"
 	ACCEL=tcg CPUS=1 MEM=2G APPEND="nokaslr norandmaps maxcpus=1 acpi_apic_instance=2" \
-		QEMU_OPTS="$qemu -acpitable sig=APIC,rev=1,data=$work/madt-$1" \
-		guest "${@:2}"
+		QEMU_OPTS="$icount -acpitable sig=APIC,rev=1,data=$work/madt-$1" guest "${@:2}"
+}
+
+exact_two()	# KERNEL NAME ARGUMENT...: two CPUs that take turns
+{
+	ACCEL=tcg CPUS=2 MEM=2G APPEND="nokaslr norandmaps" QEMU_OPTS=$icount guest "$@"
 }
 
 # Two CPUs that run at the same time.
@@ -95,7 +99,7 @@ both()
 perf_texts()
 {
 	local kernel row
-	row=$(awk -F, '$2 == "count" && $1 !~ /_[0-9]+[gm]?$|^madvise_|_page$/ && $5 > most { most = $5; row = $1 }
+	row=$(awk -F, '$2 == "count" && $1 !~ /^threads_|_[0-9]+[gm]?$|^madvise_|_page$/ && $5 > most { most = $5; row = $1 }
 		END { print row }' "$work/bench.csv")
 	for kernel in stock pte_ref; do
 		step bench "$kernel: perf, $row"
@@ -119,11 +123,12 @@ done
 trap 'exit 130' INT TERM
 start=$SECONDS
 
-# Those with a number at the end do without names.
-mapfile -t count < <(rows count | grep -vE '_[0-9]+$')
+# Those of threads and those with a number at the end have guests of their own.
+mapfile -t count < <(rows count | grep -vE '^threads_|_[0-9]+$')
 mapfile -t rate < <(rows rate)
 for ((i = 1; i <= counts; i++)); do
 	both $i "instructions, boot $i of $counts" exact 2 KERNEL count-2 count "${count[@]}"
+	both $i "instructions of two threads" exact_two KERNEL threads threads
 	for cpus in "${possible[@]}"; do
 		both $i "$cpus possible CPUs" exact "$cpus" KERNEL "count-$cpus" count
 	done
