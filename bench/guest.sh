@@ -5,7 +5,8 @@
 #   count [ROW...]        instructions per operation, one CPU and icount; and what may
 #                         grow with the number of possible CPUs
 #   threads               the same of two threads on two CPUs that take turns
-#   wall SECONDS ROW...   time until the memory of an empty table is free, operations per
+#   wall ROUNDS SECONDS ROW...
+#                         time until the memory of an empty table is free, operations per
 #                         second, two CPUs; ROW is LOOP_tN (threads) or LOOP_pN (processes)
 #   perf FILE ROW...      text of perf stat; FILE.data gets samples of the first row, FILE.txt
 #                         what perf report says of them
@@ -35,10 +36,10 @@ threads)
 	/mnt/ops threads_one threads_many
 	;;
 wall)
-	seconds=$1
-	shift
-	echo "time_to_free $(/mnt/latency)"
-	echo "time_to_free_percpu $(/mnt/latency percpu)"
+	rounds=$1 seconds=$2
+	shift 2
+	echo "time_to_free $(/mnt/latency "$rounds")"
+	echo "time_to_free_percpu $(/mnt/latency "$rounds" percpu)"
 	for row; do
 		/mnt/will "-${row: -2:1}" "${row: -1}" -s "$seconds" "${row%_*}"
 	done

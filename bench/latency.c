@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
+ * latency ROUNDS [percpu]
+ *
  * Milliseconds from the madvise() that empties a PTE table to its memory being
- * free: the most of some rounds, or "never".  With an argument, users of the table
- * change the CPU first, which makes pte_ref count them per CPU.
+ * free: the most of all rounds, or "never".  With percpu, users of the table change
+ * the CPU first, which makes pte_ref count them per CPU.
  *
  * nr_page_table_pages falls when the table goes back to the page allocator; VmPTE
  * would fall a grace period earlier.
@@ -11,7 +13,6 @@
 
 #include <time.h>
 
-#define ROUNDS	20
 #define NEVER	2000
 
 static long tables(void)
@@ -35,11 +36,14 @@ static double now_ms(void)
 
 int main(int argc, char **argv)
 {
-	int pages = argc > 1 ? 512 : 1;
+	int rounds = argc > 1 ? atoi(argv[1]) : 0;
+	int percpu = argc > 2 && !strcmp(argv[2], "percpu");
+	int pages = percpu ? 512 : 1;
 	double most = 0;
 
-	(void)argv;
-	for (int n = 0; n < ROUNDS; n++) {
+	if (rounds < 1)
+		errx(1, "usage: latency ROUNDS [percpu]");
+	for (int n = 0; n < rounds; n++) {
 		char *base, *p = map_tables(2, &base);
 		double start, took;
 		long with;
@@ -47,7 +51,7 @@ int main(int argc, char **argv)
 		/* A neighbour, so that no upper table goes. */
 		touch(p + TABLE);
 		for (int i = 0; i < pages; i++) {
-			if (argc > 1)
+			if (percpu)
 				run_on(i & 1);
 			touch(p + i * PAGE);
 		}

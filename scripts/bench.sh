@@ -8,8 +8,8 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
 case ${QUICK:-0} in
-0) run=full counts=2 rounds=5 seconds=1 possible='64 255' ;;
-1) run=quick counts=1 rounds=3 seconds=2 possible=255 ;;
+0) run=full counts=2 rounds=5 frees=20 seconds=1 possible='64 255' ;;
+1) run=quick counts=1 rounds=3 frees=7 seconds=1 possible=255 ;;
 *) die "QUICK=$QUICK: must be 1 or not be there" ;;
 esac
 # Possible CPUs beside 2; 255 is the most without x2APIC, which QEMU does not emulate.
@@ -51,6 +51,8 @@ guest()	# KERNEL NAME ARGUMENT...: what bench/guest.sh prints
 	KERNEL=$kernel DEBUG='' NAME="bench-$name-$kernel" TIMEOUT=900 RWDIR=$work \
 		RUN=$(printf '%q ' "$top/bench/guest.sh" "$part" "$work/bin" "$@") \
 		"$top/scripts/boot.sh" || die "$name on $kernel failed, see above"
+	"$top/scripts/check-log.sh" "$build/log/console-bench-$name-$kernel.log" ||
+		die "$name on $kernel: the kernel warned, see above"
 }
 
 # The time stamp counter counts instructions; a page is cleared by 512 of them.
@@ -134,7 +136,8 @@ for ((i = 1; i <= counts; i++)); do
 	done
 done
 for ((i = 1; i <= rounds; i++)); do
-	both $i "two CPUs, round $i of $rounds" parallel KERNEL wall wall "$seconds" "${rate[@]}"
+	both $i "two CPUs, round $i of $rounds" parallel KERNEL wall \
+		wall "$frees" "$seconds" "${rate[@]}"
 done
 
 status=0
