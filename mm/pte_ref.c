@@ -927,6 +927,34 @@ void __pte_ref_zap_end(struct mm_struct *mm, pmd_t *pmd, unsigned long start,
 	}
 }
 
+/**
+ * pte_ref_empty_locked() - is there a table in which nothing is populated?
+ * @mm: the mm
+ * @pmd: entry of the PMD table for @addr; stable as for pte_offset_map()
+ * @addr: an address in the table's range
+ *
+ * Under the PTL no entry is away for a moment only.
+ *
+ * Context: process context, no page table lock held.
+ * Return: true if there is a table that is tracked and empty.  It stays so if
+ * the caller keeps faults away, by mmap_lock and VMA locks for write.
+ */
+bool pte_ref_empty_locked(struct mm_struct *mm, pmd_t *pmd, unsigned long addr)
+{
+	struct ptdesc *ptdesc;
+	spinlock_t *ptl;
+	pte_t *ptep;
+	bool empty;
+
+	ptep = pte_offset_map_lock(mm, pmd, addr, &ptl);
+	if (!ptep)
+		return false;
+	ptdesc = page_ptdesc(virt_to_page(ptep));
+	empty = ptdesc->pte_ref && !ptdesc->pte_populated;
+	pte_unmap_unlock(ptep, ptl);
+	return empty;
+}
+
 /* Queue the table at @addr if it is empty. */
 static void pte_ref_queue_empty(struct mm_struct *mm, unsigned long addr)
 {

@@ -65,12 +65,16 @@ void pte_ref_flush(void);
 
 #ifdef CONFIG_FREE_USER_PTE
 
+bool pte_ref_empty_locked(struct mm_struct *mm, pmd_t *pmd, unsigned long addr);
+
 /**
  * pte_ref_empty() - is there a table below @pmd in which nothing is populated?
  * @pmd: entry of the PMD table; stable as for pte_offset_map()
  *
- * Context: any.  A hint, unless the caller keeps others from the table.
- * Return: true if there is a table that is tracked and empty.
+ * A hint: rmap takes an entry away for a moment, to write another one in its place.
+ *
+ * Context: any.
+ * Return: true if there is a table that is tracked and looks empty.
  */
 static inline bool pte_ref_empty(pmd_t *pmd)
 {
@@ -125,6 +129,13 @@ static inline struct pte_ref *pte_ref_hold_fault(struct mm_struct *mm,
 #else /* !CONFIG_FREE_USER_PTE */
 
 static inline bool pte_ref_empty(pmd_t *pmd) { return false; }
+
+static inline bool pte_ref_empty_locked(struct mm_struct *mm, pmd_t *pmd,
+					unsigned long addr)
+{
+	return false;
+}
+
 static inline bool pte_ref_contended(struct mm_struct *mm) { return false; }
 
 static inline struct pte_ref *pte_ref_hold_fault(struct mm_struct *mm,

@@ -835,6 +835,63 @@ static void passing_zero_keeps_the_table(struct kunit *test)
 	unlock_table(t);
 }
 
+/* Clears the only entry and sets another one, slowly. */
+struct passing {
+	struct table		*t;
+	bool			at_zero;
+	struct completion	done;
+};
+
+static int pass_zero_fn(void *arg)
+{
+	struct passing *p = arg;
+	struct table *t = p->t;
+	spinlock_t *ptl = NULL;
+	pte_t *ptep;
+
+	ptep = pte_offset_map_lock(t->mm, t->pmd, t->addr, &ptl);
+	if (ptep) {
+		ptep_clear(t->mm, t->addr, ptep);
+		smp_store_release(&p->at_zero, true);
+		mdelay(100);
+		set_pte_at(t->mm, t->addr, ptep, make_entry(t, SWAP, 0));
+		pte_unmap_unlock(ptep, ptl);
+	}
+	complete(&p->done);
+	return 0;
+}
+
+/* fork() must not leave out what rmap is about to replace. */
+static void passing_zero_is_not_empty(struct kunit *test)
+{
+	struct table *t = test->priv;
+	struct passing p = { .t = t };
+	struct task_struct *task;
+	unsigned long end;
+
+	if (num_online_cpus() < 2)
+		kunit_skip(test, "needs two CPUs, one is online");
+
+	init_completion(&p.done);
+	lock_table(t);
+	KUNIT_EXPECT_TRUE(test, pte_ref_empty_locked(t->mm, t->pmd, t->addr));
+	set_entry(t, PRESENT, 0);
+	KUNIT_EXPECT_FALSE(test, pte_ref_empty_locked(t->mm, t->pmd, t->addr));
+	task = kthread_run(pass_zero_fn, &p, "pte_ref_zero");
+	if (IS_ERR(task)) {
+		KUNIT_FAIL(test, "no thread");
+		goto out;
+	}
+	end = jiffies + 20 * HZ;
+	while (!smp_load_acquire(&p.at_zero) && time_before(jiffies, end))
+		usleep_range(50, 200);
+	KUNIT_EXPECT_FALSE(test, pte_ref_empty_locked(t->mm, t->pmd, t->addr));
+	wait_for_completion(&p.done);
+out:
+	clear_table(t);
+	unlock_table(t);
+}
+
 static void swapped_in_and_migrated(struct kunit *test)
 {
 	struct table *t = test->priv;
@@ -2665,6 +2722,7 @@ static struct kunit_case pte_ref_test_cases[] = {
 	KUNIT_CASE(batch_clear),
 	KUNIT_CASE(transitions_keep_the_count),
 	KUNIT_CASE(passing_zero_keeps_the_table),
+	KUNIT_CASE(passing_zero_is_not_empty),
 	KUNIT_CASE(swapped_in_and_migrated),
 	KUNIT_CASE(tryget_against_zero),
 	KUNIT_CASE(hold_at_zero),
