@@ -79,16 +79,20 @@ bool pte_ref_empty_locked(struct mm_struct *mm, pmd_t *pmd, unsigned long addr);
 static inline bool pte_ref_empty(pmd_t *pmd)
 {
 	struct ptdesc *ptdesc;
+	bool empty = false;
 	pmd_t pmdval;
 
 	if (!pte_ref_enabled())
 		return false;
+	rcu_read_lock();
 	pmdval = pmdp_get_lockless(pmd);
-	if (!pmd_present(pmdval) || pmd_leaf(pmdval))
-		return false;
-	/* If it is freed now, it was empty: its struct page stays. */
-	ptdesc = page_ptdesc(pmd_page(pmdval));
-	return !READ_ONCE(ptdesc->pte_populated) && READ_ONCE(ptdesc->pte_ref);
+	if (pmd_present(pmdval) && !pmd_leaf(pmdval)) {
+		ptdesc = page_ptdesc(pmd_page(pmdval));
+		empty = !READ_ONCE(ptdesc->pte_populated) &&
+			READ_ONCE(ptdesc->pte_ref);
+	}
+	rcu_read_unlock();
+	return empty;
 }
 
 /**
