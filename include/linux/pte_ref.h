@@ -18,6 +18,9 @@ struct pte_ref;
 
 DECLARE_STATIC_KEY_FALSE(pte_ref_key);
 
+/* Of primitives with a hook, which makes them too large for the taste of gcc. */
+#define pte_tracked_inline __always_inline
+
 /* Of a table that needed no ref yet; see mm/pte_ref.c. */
 extern struct pte_ref pte_ref_none;
 
@@ -352,6 +355,8 @@ static inline void pte_ref_moved(pmd_t *pmd, unsigned long addr, int nr)
 }
 
 #else /* !CONFIG_FREE_USER_PTE */
+
+#define pte_tracked_inline inline
 
 static inline bool pte_ref_enabled(void) { return false; }
 static inline void pte_ref_init(struct mm_struct *mm, struct ptdesc *ptdesc) { }
