@@ -578,7 +578,7 @@ bool pte_tryget(struct mm_struct *mm, pmd_t *pmd, unsigned long addr)
 {
 	struct pte_ref *ref = pte_ref_tryget(pmd);
 	struct ptdesc *ptdesc;
-	spinlock_t *ptl;
+	spinlock_t *ptl = NULL;
 	pte_t *ptep;
 
 	if (ref || !pte_ref_enabled())
@@ -942,7 +942,7 @@ void __pte_ref_zap_end(struct mm_struct *mm, pmd_t *pmd, unsigned long start,
 bool pte_ref_empty_locked(struct mm_struct *mm, pmd_t *pmd, unsigned long addr)
 {
 	struct ptdesc *ptdesc;
-	spinlock_t *ptl;
+	spinlock_t *ptl = NULL;
 	pte_t *ptep;
 	bool empty;
 
@@ -960,7 +960,7 @@ static void pte_ref_queue_empty(struct mm_struct *mm, unsigned long addr)
 {
 	pmd_t *pmd = pte_ref_find_pmd(mm, addr);
 	struct ptdesc *ptdesc;
-	spinlock_t *ptl;
+	spinlock_t *ptl = NULL;
 	pte_t *ptep;
 
 	if (!pmd)

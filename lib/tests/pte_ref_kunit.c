@@ -852,6 +852,7 @@ static int pass_zero_fn(void *arg)
 	ptep = pte_offset_map_lock(t->mm, t->pmd, t->addr, &ptl);
 	if (ptep) {
 		ptep_clear(t->mm, t->addr, ptep);
+		/* Pairs with passing_zero_is_not_empty(). */
 		smp_store_release(&p->at_zero, true);
 		mdelay(100);
 		set_pte_at(t->mm, t->addr, ptep, make_entry(t, SWAP, 0));
@@ -883,6 +884,7 @@ static void passing_zero_is_not_empty(struct kunit *test)
 		goto out;
 	}
 	end = jiffies + 20 * HZ;
+	/* Pairs with pass_zero_fn(). */
 	while (!smp_load_acquire(&p.at_zero) && time_before(jiffies, end))
 		usleep_range(50, 200);
 	KUNIT_EXPECT_FALSE(test, pte_ref_empty_locked(t->mm, t->pmd, t->addr));
@@ -2598,7 +2600,7 @@ static void say_ratio(struct kunit *test, const char *what, u64 with, u64 withou
 {
 	u64 ratio = without ? div64_u64(100 * with, without) : 0;
 
-	kunit_info(test, "timing: %s: %llu ns, without %llu ns, ratio %llu.%02llu\n", what,
+	kunit_info(test, "%s: %llu ns, without %llu ns, ratio %llu.%02llu\n", what,
 		   div64_u64(with, TIMED_LOOPS), div64_u64(without, TIMED_LOOPS),
 		   div64_u64(ratio, 100), ratio % 100);
 	/* A loop that went wrong, not one that is slow. */
@@ -2624,14 +2626,15 @@ static void timing(struct kunit *test)
 	start = ktime_get_ns();
 	start_switch(t);
 	ns = ktime_get_ns() - start;
-	kunit_info(test, "timing: switch and its grace period: %llu us\n",
+	kunit_info(test, "switch and its grace period: %llu us\n",
 		   div64_u64(ns, 1000));
 
 	ptep = pte_offset_map_lock(t->mm, t->pmd, t->addr, &ptl);
 	if (ptep) {
 		ns = timed(t, ENTRY_COUNTED, ptep);
-		say_ratio(test, "set and clear an entry", ns, timed(t, ENTRY, ptep));
+		map = timed(t, ENTRY, ptep);
 		pte_unmap_unlock(ptep, ptl);
+		say_ratio(test, "set and clear an entry", ns, map);
 	}
 	ns = timed(t, TABLE, NULL);
 	say_ratio(test, "make and free a table, with a ref", timed(t, TABLE_COUNTED, NULL), ns);
@@ -2641,7 +2644,7 @@ static void timing(struct kunit *test)
 	start = ktime_get_ns();
 	KUNIT_EXPECT_TRUE(test, try_to_free(t));
 	ns = ktime_get_ns() - start;
-	kunit_info(test, "timing: free of a table, without its grace period: %llu ns\n", ns);
+	kunit_info(test, "free of a table, without its grace period: %llu ns\n", ns);
 	unlock_table(t);
 }
 
