@@ -5,6 +5,8 @@
 #   count [ROW...]        instructions per operation, one CPU and icount; and what may
 #                         grow with the number of possible CPUs
 #   threads               the same of two threads on two CPUs that take turns
+#   turns ROW...          operations per second of such CPUs, of 1,000,000,000 instructions;
+#                         ROW is LOOP_tN_turns (threads) or LOOP_pN_turns (processes)
 #   wall ROUNDS SECONDS ROW...
 #                         time until the memory of an empty table is free, operations per
 #                         second, two CPUs; ROW is LOOP_tN (threads) or LOOP_pN (processes)
@@ -33,7 +35,13 @@ count)
 	echo "memory_$possible $(/mnt/memory)"
 	;;
 threads)
-	/mnt/ops threads_one threads_many
+	/mnt/ops threads_one threads_many threads_file
+	;;
+turns)
+	for row; do
+		row=${row%_turns}
+		/mnt/will "-${row: -2:1}" "${row: -1}" -s 0.5 "${row%_*}" | sed 's/ /_turns /'
+	done
 	;;
 wall)
 	rounds=$1 seconds=$2

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # Draws dir/bench.png: the ratio of each row, its spread, its target and its limit.
 # Variable: dir.
-set terminal pngcairo size 1100,1200 font "sans,12"
+set terminal pngcairo size 1100,1700 font "sans,12"
 set output dir."/bench.png"
 set datafile separator ","
 set title "what pte\\_ref costs: ratio to stock 7.2, lower is better" font ",17"
@@ -12,8 +12,8 @@ set key outside bottom center horizontal
 set yrange [*:*] reverse
 set offsets 0, 0, 0.7, 0.7
 set logscale x
-set xtics (0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.3, 1.5, 2, 3, 5, 10)
-rows = "< awk -F, '$2 ~ /^(count|rate)$/ && $5 > 0 { s = $6; lo = hi = $5; ".\
+set xtics (0.05, 0.1, 0.2, 0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.3, 1.5, 2, 3, 5, 10)
+rows = "< awk -F, '$2 ~ /^(count|turns|rate|ns|kb)$/ && $5 > 0 { s = $6; lo = hi = $5; ".\
 	"if (split(s, a, /[.][.]/) == 2) { lo = a[1]; hi = a[2] } ".\
 	"print ++n \",\" $1 \",\" $5 \",\" lo \",\" hi \",\" ($7 > 0 ? $7 : \"\") \",\" $8 }' ".\
 	dir."/bench.csv"

@@ -81,15 +81,15 @@ END {
 			for (i = 1; i <= n; i++) {
 				s = figure[row, "stock", i]
 				p = figure[row, "pte_ref", i]
-				figure[row, "ratio", i] = m == "rate" ? s / p : \
-					m == "count" ? p / s : m == "bytes" ? p - s : p
+				figure[row, "ratio", i] = m ~ /^(rate|turns)$/ ? s / p : \
+					m ~ /^(count|ns|kb)$/ ? p / s : m == "bytes" ? p - s : p
 			}
 			rounds[row, "ratio"] = n
-			if (m == "rate") {
+			if (m ~ /^(rate|turns)$/) {
 				s = median(row, "stock")
 				p = median(row, "pte_ref")
 				ratio = median(row, "ratio")
-			} else if (m == "count") {
+			} else if (m ~ /^(count|ns|kb)$/) {
 				s = least(row, "stock")
 				p = least(row, "pte_ref")
 				ratio = p / s

@@ -43,10 +43,12 @@ static void touch_and_unmap(int id, int flags, int fd)
 {
 	char *p = map(AREA, flags, fd);
 
-	touch_pages(p, AREA);
+	for (size_t i = 0; i < AREA; i += MB) {
+		touch_pages(p + i, MB);
+		done(id, MB / PAGE);
+	}
 	if (munmap(p, AREA))
 		err(1, "munmap");
-	done(id, AREA / PAGE);
 }
 
 static void page_fault1(int id)

@@ -43,9 +43,12 @@ put_system()	# WORKLOAD
 
 put_process()	# WORKLOAD PID
 {
+	local need room
 	put "$1" virt "$(kb "/proc/$2/status" VmSize)"
 	put "$1" res "$(kb "/proc/$2/status" VmRSS)"
 	put "$1" end "$(kb "/proc/$2/status" VmPTE)"
+	read -r need _ room < <("$bin/needed" "$2")
+	put "$1" needed $((4 * (need + room)))
 	put_system "$1"
 }
 
@@ -92,7 +95,7 @@ redis()	# WORKLOAD VARIABLE=VALUE...
 	done
 	rss=$(kb /proc/$pid/status VmRSS)
 	top=$(kb /proc/$pid/status VmPTE)
-	read -r _ upper < <("$bin/needed" $pid)
+	read -r _ upper _ < <("$bin/needed" $pid)
 	tables=$((top / 4 - upper))
 	put "$name" top "$top"
 	put "$name" pte_top $tables

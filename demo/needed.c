@@ -2,10 +2,11 @@
 /*
  * needed PID
  *
- * Print how many PTE tables the process needs, and how many upper tables (PMD
- * and PUD) above them. Nothing is taken from pte_ref or from VmPTE: a PTE table
- * is needed where /proc/PID/pagemap shows at least one entry of its 2 MiB that
- * is present, swapped out or a marker.
+ * Print how many PTE tables the process needs, how many upper tables (PMD and PUD)
+ * above them, and how many upper tables its mappings have room for, which is what
+ * they keep once all of their memory was touched. Nothing is taken from pte_ref or
+ * from VmPTE: a PTE table is needed where /proc/PID/pagemap shows at least one entry
+ * of its 2 MiB that is present, swapped out or a marker.
  */
 #include <fcntl.h>
 #include <stdbool.h>
@@ -39,6 +40,7 @@ static bool populated(int pagemap, unsigned long start, unsigned long end)
 int main(int argc, char **argv)
 {
 	unsigned long start, end, next, last[3] = { -1UL, -1UL, -1UL };
+	unsigned long last_room[3] = { -1UL, -1UL, -1UL }, room[3] = { 0 };
 	unsigned long span[3] = { PTE_SPAN, PMD_SPAN, PUD_SPAN };
 	unsigned long tables[3] = { 0 };
 	char path[64], line[512];
@@ -62,16 +64,21 @@ int main(int argc, char **argv)
 			next = (start / PTE_SPAN + 1) * PTE_SPAN;
 			if (next > end)
 				next = end;
+			/* VMAs are in order: compare with the last. */
+			for (i = 0; i < 3; i++) {
+				if (start / span[i] != last_room[i])
+					room[i]++;
+				last_room[i] = start / span[i];
+			}
 			if (!populated(pagemap, start, next))
 				continue;
 			for (i = 0; i < 3; i++) {
-				/* VMAs are in order: compare with the last. */
 				if (start / span[i] != last[i])
 					tables[i]++;
 				last[i] = start / span[i];
 			}
 		}
 	}
-	printf("%lu %lu\n", tables[0], tables[1] + tables[2]);
+	printf("%lu %lu %lu\n", tables[0], tables[1] + tables[2], room[1] + room[2]);
 	return 0;
 }

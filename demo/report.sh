@@ -50,6 +50,7 @@ rows=$(awk -F'\t' -v gib_a="$GIB_A" -v gib_b="$GIB_B" -v keys="$KEYS" '
 		row(w, "res", "RES, kB")
 		row(w, "top", top_text)
 		row(w, "end", "VmPTE at the end, kB")
+		row(w, "needed", "of it for populated entries and upper tables, kB")
 		system_rows(w)
 	}
 	function redis(w, text) {

@@ -22,11 +22,11 @@
  * Users.  A fault on an entry that is populated needs no reference: that entry keeps
  * the table, and if it is gone the fault has nothing left to do.  A fault of
  * anonymous memory keeps its page and allocates the table again.  A fault that asks a
- * file holds the table while it does, if the table is empty or anybody else uses the
- * mm.  Who allocates a table, does something else, and then locks it, holds it.  Slow
- * GUP works under the PTL, and what is missing it has faulted in.  A zap works under
- * the PTL too, from its first entry to its last, so its reference is one more in the
- * count of entries.
+ * file holds the table while it does, if that is empty and somebody may free it.  Who
+ * allocates a table, does something else, and then locks it, holds it.  Slow GUP works
+ * under the PTL, and what is missing it has faulted in.  A zap works under the PTL too,
+ * from its first entry to its last, so its reference is one more in the count of
+ * entries.
  *
  * Modes.  A new ref is a few words in atomic mode.  If users come from changing CPUs
  * it gets percpu counters, once.  Nobody can see those reach zero, so the first
@@ -82,7 +82,6 @@
 #include <asm/tlb.h>
 #include <asm/tlbflush.h>
 
-#include "internal.h"
 #include "pte_ref.h"
 
 #define CREATE_TRACE_POINTS
@@ -683,7 +682,7 @@ bool __pte_ref_zapped(struct mm_struct *mm, unsigned long addr,
 	if (!ref)
 		return true;
 	if (ref == &pte_ref_none)
-		return !queue || pte_ref_make_queued(mm, addr, ptdesc);
+		return pte_ref_make_queued(mm, addr, ptdesc);
 	if (queue) {
 		__pte_ref_emptied(mm, addr, ptdesc);
 		return true;
@@ -716,14 +715,8 @@ EXPORT_SYMBOL_GPL(__track_pte_set);
  * Below pte_ref_free().  No walker can find the table, but users that took
  * their reference before may still hold it.
  */
-void __pte_ref_free(struct ptdesc *ptdesc)
+void __pte_ref_free(struct ptdesc *ptdesc, struct pte_ref *ref)
 {
-	struct pte_ref *ref = ptdesc->pte_ref;
-
-	ptdesc->pte_ref = NULL;
-	if (ref == &pte_ref_none)
-		return;
-
 	/* See pte_ref_release(). */
 	percpu_ref_get(&ref->ref);
 	set_bit(PTE_REF_DEAD, &ref->state);
@@ -953,6 +946,37 @@ bool pte_ref_empty_locked(struct mm_struct *mm, pmd_t *pmd, unsigned long addr)
 	empty = ptdesc->pte_ref && !ptdesc->pte_populated;
 	pte_unmap_unlock(ptep, ptl);
 	return empty;
+}
+
+/* Below vmf_hold_pte_table(). */
+void __vmf_hold_pte_table(struct vm_fault *vmf)
+{
+	if (!pte_ref_empty(vmf->pmd))
+		return;
+	pte_ref_put(vmf->pte_ref);
+	vmf->pte_ref = pte_ref_hold(vmf->vma->vm_mm, vmf->pmd, vmf->address);
+}
+
+/**
+ * vmf_install_pte_table() - link the table that a fault allocated before
+ * @vmf: the fault
+ *
+ * It is empty, so if the mm has other users the fault takes a reference, that no zap
+ * frees the table before it is locked.
+ *
+ * Context: process context, no page table lock held; does not sleep.
+ */
+void vmf_install_pte_table(struct vm_fault *vmf)
+{
+	struct mm_struct *mm = vmf->vma->vm_mm;
+
+	if (pte_ref_enabled() && atomic_read(&mm->mm_users) > 1) {
+		pte_ref_put(vmf->pte_ref);
+		vmf->pte_ref = pmd_install_hold(mm, vmf->pmd, vmf->address,
+						&vmf->prealloc_pte);
+	} else {
+		pmd_install(mm, vmf->pmd, &vmf->prealloc_pte);
+	}
 }
 
 /* Queue the table at @addr if it is empty. */

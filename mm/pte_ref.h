@@ -10,6 +10,8 @@
 #include <linux/pte_ref.h>
 #include <linux/refcount.h>
 
+#include "internal.h"
+
 /*
  * Times that users of a table must be seen to change the CPU within a second
  * before its ref gets percpu counters.
@@ -65,6 +67,8 @@ void pte_ref_flush(void);
 
 #ifdef CONFIG_FREE_USER_PTE
 
+void __vmf_hold_pte_table(struct vm_fault *vmf);
+void vmf_install_pte_table(struct vm_fault *vmf);
 bool pte_ref_empty_locked(struct mm_struct *mm, pmd_t *pmd, unsigned long addr);
 
 /**
@@ -96,38 +100,37 @@ static inline bool pte_ref_empty(pmd_t *pmd)
 }
 
 /**
- * pte_ref_contended() - can somebody empty tables of @mm beside the caller?
- * @mm: the mm of the caller
+ * vmf_hold_pte_table() - take the reference of a fault that asks a file
+ * @vmf: the fault
  *
- * Without another user of the mm only truncate and reclaim can, through rmap.
+ * Only to a table that is empty, and that others may free: other users of the mm, or
+ * the work, since each table that it is to look at has an mm_count.  So most faults
+ * look at the mm only.  Entries keep their table; if all of them go nonetheless before
+ * the fault is back, it comes again.
  *
- * Context: any.
- * Return: true if there is another user.
+ * Context: process context, no page table lock held; does not sleep.
  */
-static inline bool pte_ref_contended(struct mm_struct *mm)
+static inline void vmf_hold_pte_table(struct vm_fault *vmf)
 {
-	return pte_ref_enabled() && atomic_read(&mm->mm_users) > 1;
+	struct mm_struct *mm = vmf->vma->vm_mm;
+
+	if (pte_ref_enabled() && unlikely(atomic_read(&mm->mm_users) > 1 ||
+					  atomic_read(&mm->mm_count) > 1))
+		__vmf_hold_pte_table(vmf);
 }
 
 /**
- * pte_ref_hold_fault() - take the reference of a fault
- * @mm: the mm
- * @pmd: entry of the PMD table for @addr; stable as for pte_offset_map()
- * @addr: an address in the table's range
+ * vmf_put_pte_table() - drop the reference of a fault, if it has one
+ * @vmf: the fault; its VMA, mm and table may be gone
  *
- * As pte_ref_hold(), but not if nobody is seen who would free the table: it has
- * entries, which nobody else in this mm can take away.  If it goes all the same,
- * the fault comes again.
- *
- * Context: as pte_ref_hold().
- * Return: as pte_ref_hold().
+ * Context: any.
  */
-static inline struct pte_ref *pte_ref_hold_fault(struct mm_struct *mm,
-						 pmd_t *pmd, unsigned long addr)
+static inline void vmf_put_pte_table(struct vm_fault *vmf)
 {
-	if (!pte_ref_contended(mm) && !pte_ref_empty(pmd))
-		return NULL;
-	return pte_ref_hold(mm, pmd, addr);
+	if (unlikely(vmf->pte_ref)) {
+		pte_ref_put(vmf->pte_ref);
+		vmf->pte_ref = NULL;
+	}
 }
 
 #else /* !CONFIG_FREE_USER_PTE */
@@ -140,13 +143,14 @@ static inline bool pte_ref_empty_locked(struct mm_struct *mm, pmd_t *pmd,
 	return false;
 }
 
-static inline bool pte_ref_contended(struct mm_struct *mm) { return false; }
+static inline void vmf_hold_pte_table(struct vm_fault *vmf) { }
 
-static inline struct pte_ref *pte_ref_hold_fault(struct mm_struct *mm,
-						 pmd_t *pmd, unsigned long addr)
+static inline void vmf_install_pte_table(struct vm_fault *vmf)
 {
-	return NULL;
+	pmd_install(vmf->vma->vm_mm, vmf->pmd, &vmf->prealloc_pte);
 }
+
+static inline void vmf_put_pte_table(struct vm_fault *vmf) { }
 
 #endif /* CONFIG_FREE_USER_PTE */
 

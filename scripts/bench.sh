@@ -127,6 +127,42 @@ perf_texts()
 	rm -rf "$work/.debug" "$work"/perf-*.{data,log}
 }
 
+# Loops of the KUnit case timing, with and without a reference, native on UML.
+native()
+{
+	step bench "native loops of KUnit on UML"
+	# Without what makes wrong code loud.
+	grep -vE '^CONFIG_(DEBUG_|PROVE_|SLUB_DEBUG|FAULT_|FAILSLAB)' \
+		"$top/configs/um.kunitconfig" >"$work/um.kunitconfig"
+	CONFIG=$work/um.kunitconfig OUT=$build/kunit-um-bench FILTER=pte_ref.timing \
+		"$top/scripts/kunit.sh" >"$work/kunit.txt" 2>&1 ||
+		die "the native loops failed: $(tail -n 1 "$work/kunit.txt")"
+	sed -nE 's/.* (native_[a-z_]+): ([0-9]+) ns without ([0-9]+) ns, .*/pte_ref 1 \1 \2\nstock 1 \1 \3/p' \
+		"$build/kunit-um-bench/test.log" >>"$work/figures"
+	step_done
+}
+
+# Page tables of the processes of the demo with the slab of their refs, beside stock
+# and beside what the populated entries and the upper tables need.
+demo()
+{
+	local kernel
+	"$top/demo/run.sh" >"$work/demo.txt" || die "the demo failed, see above"
+	for kernel in stock pte_ref; do
+		awk -F'\t' -v kernel=$kernel '{ v[$1, $2] = $3; if ($2 == "end") w[++n] = $1 }
+			END {
+				for (i = 1; i <= n; i++) {
+					kb = v[w[i], "end"] + v[w[i], "slab"] - v["idle", "slab"]
+					print kernel, 1, "demo_" w[i], kb
+					if (kernel == "pte_ref") {
+						print "pte_ref 1 demo_" w[i] "_needed", kb
+						print "stock 1 demo_" w[i] "_needed", v[w[i], "needed"]
+					}
+				}
+			}' "$build/demo/$kernel.figures" >>"$work/figures"
+	done
+}
+
 rm -rf "$work"
 mkdir -p "$work/bin"
 for p in ops memory will latency; do
@@ -139,9 +175,12 @@ start=$SECONDS
 # Those of threads and those with a number at the end have guests of their own.
 mapfile -t count < <(rows count | grep -vE '^threads_|_[0-9]+$')
 mapfile -t rate < <(rows rate)
+mapfile -t turns < <(rows turns)
 for ((i = 1; i <= counts; i++)); do
 	both $i "instructions, boot $i of $counts" exact 2 KERNEL count-2 count "${count[@]}"
 	both $i "instructions of two threads" exact_two KERNEL threads threads
+	[ ${#turns[@]} -eq 0 ] || both $i "two CPUs that take turns" exact_two KERNEL turns \
+		turns "${turns[@]}"
 	for cpus in "${possible[@]}"; do
 		both $i "$cpus possible CPUs" exact "$cpus" KERNEL "count-$cpus" count
 	done
@@ -150,6 +189,9 @@ for ((i = 1; i <= rounds; i++)); do
 	both $i "two CPUs, round $i of $rounds" parallel KERNEL wall \
 		wall "$frees" "$seconds" "${rate[@]}"
 done
+
+[ $run = quick ] || native
+[ $run = quick ] || demo
 
 status=0
 "$top/bench/report.sh" "$work" $run || status=$?

@@ -2,13 +2,15 @@
 # SPDX-License-Identifier: GPL-2.0
 # Runs the KUnit suites of the series on UML with two CPUs and prints what kunit.py
 # says; the exit status is that of kunit.py. Fails too if a test was skipped and
-# does not say why. FILTER: suite or suite.test, as kunit.py takes it.
+# does not say why. FILTER: suite or suite.test, as kunit.py takes it. CONFIG: another
+# file than configs/um.kunitconfig, for which OUT is another directory too.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
 src=${SRC:-$build/src/pte_ref}
 out=${OUT:-$build/kunit-um}
+config=${CONFIG:-$top/configs/um.kunitconfig}
 
 [ -f "$src/Makefile" ] || die "$src is missing: run make source"
 need make gcc bc flex bison python3
@@ -30,7 +32,7 @@ rm -f "$out/test.log"
 status=0
 env -C "$src" -u ARCH -u BUILD -u KERNEL -u DEBUG -u LINUX PYTHONDONTWRITEBYTECODE=1 \
 	timeout -k 10 "${TIMEOUT:-1500}" python3 tools/testing/kunit/kunit.py run \
-	--kunitconfig "$top/configs/um.kunitconfig" --build_dir "$out" \
+	--kunitconfig "$config" --build_dir "$out" \
 	--make_options "CC=$cc" --make_options "HOSTCC=$cc" \
 	--jobs "${JOBS:-$(nproc)}" --timeout 300 --kernel_args ncpus=2 --kernel_args seccomp=on \
 	${FILTER:+"$FILTER"} </dev/null || status=$?

@@ -24,7 +24,7 @@ DECLARE_STATIC_KEY_FALSE(pte_ref_key);
 /* Of a table that needed no ref yet; see mm/pte_ref.c. */
 extern struct pte_ref pte_ref_none;
 
-void __pte_ref_free(struct ptdesc *ptdesc);
+void __pte_ref_free(struct ptdesc *ptdesc, struct pte_ref *ref);
 void __pte_ref_populated(unsigned long addr, struct ptdesc *ptdesc);
 void __pte_ref_emptied(struct mm_struct *mm, unsigned long addr,
 		       struct ptdesc *ptdesc);
@@ -92,8 +92,13 @@ static inline void pte_ref_init(struct mm_struct *mm, struct ptdesc *ptdesc)
  */
 static inline void pte_ref_free(struct ptdesc *ptdesc)
 {
-	if (ptdesc->pte_ref)
-		__pte_ref_free(ptdesc);
+	struct pte_ref *ref = ptdesc->pte_ref;
+
+	if (!ref)
+		return;
+	ptdesc->pte_ref = NULL;
+	if (unlikely(ref != &pte_ref_none))
+		__pte_ref_free(ptdesc, ref);
 }
 
 /*
@@ -132,6 +137,17 @@ static __always_inline void pte_ref_count(struct mm_struct *mm,
 		__pte_ref_emptied(mm, addr, ptdesc);
 }
 
+static __always_inline void pte_ref_count_new(unsigned long addr, pte_t *ptep,
+					      int new)
+{
+	struct ptdesc *ptdesc = pte_ptdesc(ptep);
+	int nr = ptdesc->pte_populated + new;
+
+	WRITE_ONCE(ptdesc->pte_populated, nr);
+	if (unlikely(nr == new))
+		__pte_ref_populated(addr, ptdesc);
+}
+
 /**
  * track_pte_set() - count entries that are about to be written
  * @mm: the mm of the table
@@ -150,11 +166,44 @@ static __always_inline void track_pte_set(struct mm_struct *mm,
 		return;
 
 	if (likely(nr == 1 && !pte_none(pte))) {
-		if (pte_none(READ_ONCE(*ptep)))
-			pte_ref_count(mm, addr, ptep, 1);
+		if (likely(pte_none(READ_ONCE(*ptep))))
+			pte_ref_count_new(addr, ptep, 1);
 	} else {
 		__track_pte_set(mm, addr, ptep, pte, nr);
 	}
+}
+
+/**
+ * track_ptes() - count entries that set_ptes_untracked() is about to populate
+ * @mm: the mm of the table
+ * @addr: user address of the first entry
+ * @ptep: the first entry, not written yet
+ * @nr: number of entries, all in one table, and none if there are more than one
+ *
+ * Context: the table is locked.
+ */
+static __always_inline void track_ptes(struct mm_struct *mm, unsigned long addr,
+				       pte_t *ptep, unsigned int nr)
+{
+	if (pte_ref_tracks(mm) && likely(pte_none(READ_ONCE(*ptep))))
+		pte_ref_count_new(addr, ptep, nr);
+}
+
+/**
+ * track_new_ptes() - count entries that set_ptes_untracked() populated
+ * @mm: the mm of the table
+ * @addr: an address in the table's range
+ * @ptep: any entry of the table
+ * @nr: number of entries, which were none before; or 0
+ *
+ * Context: the table is locked, as it was since they were none.
+ */
+static __always_inline void track_new_ptes(struct mm_struct *mm,
+					   unsigned long addr, pte_t *ptep,
+					   unsigned int nr)
+{
+	if (pte_ref_tracks(mm) && likely(nr))
+		pte_ref_count_new(addr, ptep, nr);
 }
 
 /**
@@ -172,7 +221,7 @@ static __always_inline void track_pte_clear(struct mm_struct *mm,
 {
 	if (!pte_ref_tracks(mm))
 		return;
-	if (!pte_none(old))
+	if (likely(!pte_none(old)))
 		pte_ref_count(mm, addr, ptep, -1);
 }
 
@@ -265,7 +314,7 @@ static __always_inline void pte_ref_zap_start(struct mm_struct *mm,
 					      unsigned long addr, pte_t *ptep)
 {
 	if (pte_ref_enabled())
-		pte_ref_count(mm, addr, ptep, 1);
+		pte_ref_count_new(addr, ptep, 1);
 }
 
 /**
@@ -293,7 +342,9 @@ static __always_inline bool pte_ref_zap_done(struct mm_struct *mm,
 	ptdesc = pte_ptdesc(ptep);
 	nr = ptdesc->pte_populated - 1;
 	WRITE_ONCE(ptdesc->pte_populated, nr);
-	return likely(nr) || __pte_ref_zapped(mm, addr, ptdesc, queue);
+	if (nr || (!queue && ptdesc->pte_ref == &pte_ref_none))
+		return true;
+	return __pte_ref_zapped(mm, addr, ptdesc, queue);
 }
 
 /**
@@ -364,6 +415,16 @@ static inline void pte_ref_free(struct ptdesc *ptdesc) { }
 
 static inline void track_pte_set(struct mm_struct *mm, unsigned long addr,
 				 pte_t *ptep, pte_t pte, unsigned int nr)
+{
+}
+
+static inline void track_ptes(struct mm_struct *mm, unsigned long addr,
+			      pte_t *ptep, unsigned int nr)
+{
+}
+
+static inline void track_new_ptes(struct mm_struct *mm, unsigned long addr,
+				  pte_t *ptep, unsigned int nr)
 {
 }
 
