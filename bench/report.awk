@@ -42,6 +42,16 @@ function spread(row, form)
 	return sprintf(form ".." form, least(row, "ratio"), most(row, "ratio"))
 }
 
+# 1234567.8 is 1,234,567.8.
+function grouped(x,   i, n)
+{
+	n = x
+	i = index(n, ".") ? index(n, ".") - 3 : length(n) - 2
+	for (; i > 1 && n ~ /^[0-9]/; i -= 3)
+		n = substr(n, 1, i - 1) "," substr(n, i)
+	return n
+}
+
 /^#/ || !NF {
 	next
 }
@@ -52,6 +62,8 @@ FILENAME == ARGV[1] {
 		measure[$1] = $2
 		target[$1] = $3
 		limit[$1] = $4
+		for (i = 6; i <= NF; i++)
+			text[$1] = text[$1] (i > 6 ? " " : "") $i
 	}
 	next
 }
@@ -67,6 +79,7 @@ FILENAME == ARGV[1] {
 
 END {
 	print "row", "measure", "stock", "pte_ref", "ratio", "spread", "target", "limit", "verdict"
+	print "| " (run == "quick" ? "make bench QUICK=1" : "make bench") " | | stock | pte_ref | ratio | target |\n|---|---|---:|---:|---:|---:|" >markdown
 	for (r = 1; r <= all; r++) {
 		row = order[r]
 		m = measure[row]
@@ -104,5 +117,9 @@ END {
 		}
 		print row, m, s, p, ratio ~ /^(-|never)$/ ? ratio : sprintf(form, ratio),
 			verdict ~ /^NO/ ? "-" : spread(row, form), target[row], limit[row], verdict
+		if (n)
+			print "| " text[row] " | " m " | " grouped(s) " | " grouped(p) " | " \
+				(m ~ /^(bytes|ms)$/ || ratio == "never" ? "" : sprintf(form, ratio)) \
+				" | " (target[row] == "-" ? "" : target[row]) " |" >markdown
 	}
 }

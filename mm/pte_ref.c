@@ -23,7 +23,7 @@
  * the table, and if it is gone the fault has nothing left to do.  A fault of
  * anonymous memory keeps its page and allocates the table again.  A fault that asks a
  * file holds the table while it does, if that is empty and somebody may free it.  Who
- * allocates a table, does something else, and then locks it, holds it.  Slow GUP works
+ * allocates a table and then locks it holds it if it went once.  Slow GUP works
  * under the PTL, and what is missing it has faulted in.  A zap works under the PTL too,
  * from its first entry to its last, so its reference is one more in the count of
  * entries.
@@ -130,6 +130,7 @@ EXPORT_SYMBOL_GPL(pte_ref_key);
 struct pte_ref pte_ref_none __ro_after_init = {
 	.ref.percpu_count_ptr = __PERCPU_REF_ATOMIC,
 };
+EXPORT_SYMBOL_GPL(pte_ref_none);
 
 /* The primitives are called on entries of PMD tables as well, by hugetlb. */
 static_assert(offsetof(struct ptdesc, pte_populated) >=

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # Runs the programs of bench/ in stock 7.2 and in 7.2 with pte_ref and sets what they
-# cost side by side: BUILD/bench/table.txt, bench.csv, bench.png. Fails if a row is above
+# cost side by side: BUILD/bench/table.txt, table.md, bench.csv, bench.png. Fails if a row is above
 # its limit in bench/limits or has no figure. QUICK=1 has fewer rows and rounds.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh

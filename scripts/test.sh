@@ -97,6 +97,22 @@ check_off()
 	"$top/scripts/check-off.sh"
 }
 
+# A 32-bit kernel cannot have the option, but shares struct ptdesc and the headers.
+check_32bit()
+{
+	local cc=gcc make symbols=(SMP SWAP SHMEM PROC_FS USERFAULTFD TRANSPARENT_HUGEPAGE)
+	if command -v ccache >/dev/null; then
+		cc="ccache gcc"
+		export CCACHE_DIR=${CCACHE_DIR:-$build/ccache}
+	fi
+	make=(kmake -C "$build/src/pte_ref" O="$build/kernel-32" ARCH=i386 CC="$cc" -j"$(nproc)")
+	mkdir -p "$build/kernel-32"
+	printf 'CONFIG_%s=y\n' "${symbols[@]}" >"$tmp/wanted"
+	"${make[@]}" KCONFIG_ALLCONFIG="$tmp/wanted" allnoconfig
+	"${make[@]}" mm/ arch/x86/mm/ kernel/fork.o lib/percpu-refcount.o
+	[ -e "$build/kernel-32/mm/memory.o" ] || fail "nothing was built"
+}
+
 # The suites of the series, on UML and at the boot of an x86_64 guest.
 check_kunit_um()
 {
@@ -302,6 +318,7 @@ checks()
 	run bench 900
 	run bench_limits 60
 	run off 900
+	run 32bit 600
 	run kernel_debug 1800
 	run boot_off 240
 	run kunit_x86 400

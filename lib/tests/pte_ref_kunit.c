@@ -2658,8 +2658,12 @@ static void timed_table(struct table *t, enum timed what)
 	}
 	if (what != TABLE) {
 		ref = pte_ref_make(t->mm, t->addr, page_ptdesc(pgtable));
-		if (what == SWITCH && ref && !pte_ref_attach(ref, GFP_KERNEL))
-			pte_ref_start_switch(ref, false);
+		if (what == SWITCH && ref) {
+			percpu_ref_get(&ref->ref);
+			if (!pte_ref_attach(ref, GFP_KERNEL))
+				pte_ref_start_switch(ref, false);
+			pte_ref_put(ref);
+		}
 	}
 	if (what == SWITCH || what == GRACE_PERIOD)
 		rcu_barrier();
