@@ -40,7 +40,7 @@ threads)
 turns)
 	for row; do
 		row=${row%_turns}
-		/mnt/will "-${row: -2:1}" "${row: -1}" -s 0.5 "${row%_*}" | sed 's/ /_turns /'
+		/mnt/will "-${row: -2:1}" "${row: -1}" -s 1 "${row%_*}" | sed 's/ /_turns /'
 	done
 	;;
 wall)

@@ -103,19 +103,14 @@ static inline bool pte_ref_empty(pmd_t *pmd)
  * vmf_hold_pte_table() - take the reference of a fault that asks a file
  * @vmf: the fault
  *
- * Only to a table that is empty, and that others may free: other users of the mm, or
- * the work, since each table that it is to look at has an mm_count, until it has the
- * mm itself, hence the order.  So most faults look at the mm only.  Entries keep their
- * table; if all of them go nonetheless before the fault is back, it comes again.
+ * A fault of user mode that finds its table gone just comes again.  In the others,
+ * GUP and fixup_user_fault(), somebody waits for the page.
  *
  * Context: process context, no page table lock held; does not sleep.
  */
 static inline void vmf_hold_pte_table(struct vm_fault *vmf)
 {
-	struct mm_struct *mm = vmf->vma->vm_mm;
-
-	if (pte_ref_enabled() && unlikely(atomic_read_acquire(&mm->mm_count) > 1 ||
-					  atomic_read(&mm->mm_users) > 1))
+	if (pte_ref_enabled() && unlikely(!(vmf->flags & FAULT_FLAG_USER)))
 		__vmf_hold_pte_table(vmf);
 }
 

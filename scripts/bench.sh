@@ -8,7 +8,7 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
 case ${QUICK:-0} in
-0) run=full counts=2 rounds=5 frees=20 seconds=1 possible='64 255' limit=400 ;;
+0) run=full counts=2 rounds=5 frees=20 seconds=1 possible='64 255' limit=600 ;;
 1) run=quick counts=1 rounds=3 frees=7 seconds=1 possible=255 limit=200 ;;
 *) die "QUICK=$QUICK: must be 1 or not be there" ;;
 esac

@@ -549,7 +549,10 @@ static void tryget_makes_the_ref(struct kunit *test)
 	unlock_table(t);
 }
 
-/* A fault that asks a file holds a table that is empty, if others could free it. */
+/*
+ * A fault that asks a file, and that is not of user mode, holds a table that is empty, if
+ * others could free it.
+ */
 static void hold_of_a_fault(struct kunit *test)
 {
 	struct table *t = test->priv;
@@ -577,8 +580,13 @@ static void hold_of_a_fault(struct kunit *test)
 	vmf_hold_pte_table(&vmf);
 	KUNIT_EXPECT_NULL(test, vmf.pte_ref);
 
-	/* Entries keep their table. */
 	link_bare_table(&bare);
+	vmf.flags = FAULT_FLAG_USER;
+	vmf_hold_pte_table(&vmf);
+	KUNIT_EXPECT_NULL(test, vmf.pte_ref);
+	vmf.flags = 0;
+
+	/* Entries keep their table. */
 	set_entry(&bare, SWAP, 3);
 	vmf_hold_pte_table(&vmf);
 	KUNIT_EXPECT_NULL(test, vmf.pte_ref);
