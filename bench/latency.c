@@ -3,8 +3,8 @@
  * latency ROUNDS [percpu]
  *
  * Milliseconds from the madvise() that empties a PTE table to its memory being
- * free: the most of all rounds, or "never".  With percpu, faults that ask a file, in a
- * process of two threads, change the CPU first: pte_ref then counts users per CPU.
+ * free: the most of all rounds, or "never".  With percpu, faults of GUP that ask a file,
+ * in a process of two threads, change the CPU first: pte_ref then counts users per CPU.
  *
  * nr_page_table_pages falls when the table goes back to the page allocator; VmPTE
  * would fall a grace period earlier.
@@ -72,9 +72,13 @@ int main(int argc, char **argv)
 				   MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED)
 			err(1, "mmap of the file");
 		for (int i = 0; i < pages; i++) {
-			if (percpu)
-				run_on(i & 1);
-			touch(p + i * PAGE);
+			if (!percpu) {
+				touch(p + i * PAGE);
+				continue;
+			}
+			run_on(i & 1);
+			if (madvise(p + i * PAGE, PAGE, MADV_POPULATE_WRITE))
+				err(1, "MADV_POPULATE_WRITE");
 		}
 		usleep(300000);
 		with = tables();

@@ -22,8 +22,8 @@
  * Users.  A fault on an entry that is populated needs no reference: that entry keeps
  * the table, and if it is gone the fault has nothing left to do.  A fault of
  * anonymous memory keeps its page and allocates the table again.  A fault that asks a
- * file comes again if the table went, but not in user mode holds it meanwhile, if it is
- * empty and somebody may free it; and it holds the table that it links itself.  Who
+ * file comes again if the table went, but one that is not of user mode holds it
+ * meanwhile if somebody may free it; and it holds the table that it links itself. Who
  * allocates a table and then locks it holds it if it went once.  Slow GUP works
  * under the PTL, and what is missing it has faulted in.  A zap works under the PTL too,
  * from its first entry to its last, so its reference is one more in the count of
@@ -951,17 +951,17 @@ bool pte_ref_empty_locked(struct mm_struct *mm, pmd_t *pmd, unsigned long addr)
 }
 
 /*
- * Below vmf_hold_pte_table().  Only a table that is empty is held, and only if others
- * may free it: other users of the mm, or the work, since each table that it is to look
- * at has an mm_count, until it has the mm itself, hence the order.  Entries keep their
- * table; if all of them go nonetheless before the fault is back, it comes again.
+ * Below vmf_hold_pte_table().  Not if nobody is there who would free the table: other
+ * users of the mm, or the work, since each table that it is to look at has an mm_count,
+ * until it has the mm itself, hence the order.  Then only truncate and reclaim can empty
+ * the table meanwhile, and a fault that loses it comes again.
  */
 void __vmf_hold_pte_table(struct vm_fault *vmf)
 {
 	struct mm_struct *mm = vmf->vma->vm_mm;
 
-	if ((atomic_read_acquire(&mm->mm_count) > 1 ||
-	     atomic_read(&mm->mm_users) > 1) && pte_ref_empty(vmf->pmd)) {
+	if (atomic_read_acquire(&mm->mm_count) > 1 ||
+	    atomic_read(&mm->mm_users) > 1) {
 		pte_ref_put(vmf->pte_ref);
 		vmf->pte_ref = pte_ref_hold(mm, vmf->pmd, vmf->address);
 	}

@@ -103,8 +103,8 @@ static inline bool pte_ref_empty(pmd_t *pmd)
  * vmf_hold_pte_table() - take the reference of a fault that asks a file
  * @vmf: the fault
  *
- * A fault of user mode that finds its table gone just comes again.  In the others,
- * GUP and fixup_user_fault(), somebody waits for the page.
+ * A fault of user mode that finds its table gone just comes again.  Of the others,
+ * as those of GUP and fixup_user_fault(), somebody expects that the page is mapped.
  *
  * Context: process context, no page table lock held; does not sleep.
  */

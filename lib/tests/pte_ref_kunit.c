@@ -550,8 +550,8 @@ static void tryget_makes_the_ref(struct kunit *test)
 }
 
 /*
- * A fault that asks a file, and that is not of user mode, holds a table that is empty, if
- * others could free it.
+ * A fault that asks a file, and that is not of user mode, holds its table if others could
+ * free it.
  */
 static void hold_of_a_fault(struct kunit *test)
 {
@@ -586,11 +586,12 @@ static void hold_of_a_fault(struct kunit *test)
 	KUNIT_EXPECT_NULL(test, vmf.pte_ref);
 	vmf.flags = 0;
 
-	/* Entries keep their table. */
+	/* It had entries then, and has none when the fault is back. */
 	set_entry(&bare, SWAP, 3);
 	vmf_hold_pte_table(&vmf);
-	KUNIT_EXPECT_NULL(test, vmf.pte_ref);
+	KUNIT_EXPECT_NOT_NULL(test, vmf.pte_ref);
 	clear_entry(&bare, 3);
+	KUNIT_EXPECT_FALSE(test, free_user_pte(t->mm, bare.pmd, bare.addr));
 
 	/* Not one reference more each time that the file is asked. */
 	vmf_hold_pte_table(&vmf);

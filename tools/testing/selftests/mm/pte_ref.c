@@ -457,7 +457,7 @@ static void *wait_for_end(void *fd)
 
 /*
  * Use a table on two CPUs in turn, so often that its ref gets percpu counters: by
- * faults that ask a file, in a process with a second thread.  A page other than the
+ * faults of GUP that ask a file, in a process with a second thread.  A page other than the
  * first one must be populated.  The first one is empty in the end.
  */
 static void use_on_two_cpus(struct area *a, char *p)
@@ -471,7 +471,8 @@ static void use_on_two_cpus(struct area *a, char *p)
 		abort();
 	for (i = 0; i < 220; i++) {
 		pin(a->cpu[i & 1]);
-		*(uint64_t *)p = i;
+		if (madvise(p, psize(), MADV_POPULATE_WRITE))
+			abort();
 		madvise(p, psize(), MADV_DONTNEED);
 	}
 	pin(a->cpu[0]);
