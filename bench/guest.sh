@@ -26,13 +26,21 @@ cp "$2"/* /mnt/
 shift 2
 mountpoint -q /sys/kernel/debug || mount -t debugfs none /sys/kernel/debug
 
+say()	# ROW COMMAND...: what it prints is the figure
+{
+	local row=$1 figure
+	shift
+	figure=$("$@")
+	echo "$row $figure"
+}
+
 case $part in
 count)
 	possible=$(</sys/devices/system/cpu/possible)
 	possible=$((${possible#*-} + 1))
 	[ $# -eq 0 ] || /mnt/ops "$@"
 	/mnt/ops first_touch | sed "s/ /_$possible /"
-	echo "memory_$possible $(/mnt/memory)"
+	say "memory_$possible" /mnt/memory
 	;;
 threads)
 	/mnt/ops threads_one threads_many threads_file
@@ -46,8 +54,8 @@ turns)
 wall)
 	rounds=$1 seconds=$2
 	shift 2
-	echo "time_to_free $(/mnt/latency "$rounds")"
-	echo "time_to_free_percpu $(/mnt/latency "$rounds" percpu)"
+	say time_to_free /mnt/latency "$rounds"
+	say time_to_free_percpu /mnt/latency "$rounds" percpu
 	for row; do
 		/mnt/will "-${row: -2:1}" "${row: -1}" -s "$seconds" "${row%_*}"
 	done

@@ -135,8 +135,8 @@ native()
 	grep -vE '^CONFIG_(DEBUG_|PROVE_|SLUB_DEBUG|FAULT_|FAILSLAB)' \
 		"$top/configs/um.kunitconfig" >"$work/um.kunitconfig"
 	CONFIG=$work/um.kunitconfig OUT=$build/kunit-um-bench FILTER=pte_ref.timing \
-		"$top/scripts/kunit.sh" >"$work/kunit.txt" 2>&1 ||
-		die "the native loops failed: $(tail -n 1 "$work/kunit.txt")"
+		"$top/scripts/kunit.sh" >"$build/log/bench-kunit.log" 2>&1 ||
+		die "the native loops failed, see $build/log/bench-kunit.log"
 	sed -nE 's/.* (native_[a-z_]+): ([0-9]+) ns without ([0-9]+) ns, .*/pte_ref 1 \1 \2\nstock 1 \1 \3/p' \
 		"$build/kunit-um-bench/test.log" >>"$work/figures"
 	step_done

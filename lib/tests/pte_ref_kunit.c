@@ -2710,12 +2710,14 @@ static void timed_free(struct table *t, enum timed what)
 
 static void timed_loop(struct table *t, enum timed what, pte_t *ptep)
 {
+	spinlock_t *ptl = NULL;
+
 	switch (what) {
 	case GET_PUT:
 	case NO_GET_PUT:
-		ptep = pte_offset_map(t->pmd, t->addr);
+		ptep = pte_offset_map_lock(t->mm, t->pmd, t->addr, &ptl);
 		if (ptep)
-			pte_unmap(ptep);
+			pte_unmap_unlock(ptep, ptl);
 		if (what == GET_PUT)
 			pte_ref_put(pte_ref_tryget(t->pmd));
 		break;
@@ -2761,10 +2763,10 @@ static void say_timed(struct kunit *test, const char *what, unsigned int loops,
 
 	kunit_info(test, "%s: %llu ns without %llu ns, %u loops, ratio %llu.%03llu\n",
 		   what, with, without, loops, div64_u64(ratio, 1000), ratio % 1000);
-	/* A loop that went wrong, not one that is slow. */
+	/* A loop that went wrong.  UML turns interrupts off for percpu counters: 350 ns. */
 	KUNIT_EXPECT_GT(test, without, 0);
 	KUNIT_EXPECT_GT(test, with, 0);
-	KUNIT_EXPECT_LT(test, ratio, 50000);
+	KUNIT_EXPECT_LT(test, ratio, 1000000);
 }
 
 /* @what and what comes after it in enum timed. */
