@@ -23,10 +23,10 @@
  * the table, and if it is gone the fault has nothing left to do.  A fault of
  * anonymous memory keeps its page and allocates the table again.  A fault that asks a
  * file comes again if the table went, but one that is not of user mode holds it
- * meanwhile if somebody may free it; and it holds the table that it links itself. Who
- * allocates a table and then locks it holds it if it went once.  Slow GUP works
- * under the PTL, and what is missing it has faulted in.  A zap works under the PTL too,
- * from its first entry to its last, so its reference is one more in the count of
+ * meanwhile, if somebody may free it, and each holds a table that it links itself.
+ * Who allocates a table and then locks it holds it if it went once.  Slow GUP works
+ * under the PTL, and what is missing it has faulted in.  A zap works under the PTL
+ * too, from its first entry to its last, so its reference is one more in the count of
  * entries.
  *
  * Modes.  A new ref is a few words in atomic mode.  If users come from changing CPUs
