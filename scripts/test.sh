@@ -173,7 +173,7 @@ check_bench_limits()
 		grep -q "^$1 .*$2$" "$tmp/bad" || fail "$1 is not $2"
 	}
 	cp "$build/bench/figures" "$tmp/figures"
-	sed 's/^\(fault_zero .*\) [0-9.]* all$/\1 0.5 all/' "$top/bench/limits" >"$tmp/limits"
+	sed -E 's/^(fault_zero [^ ]+ [^ ]+) [0-9.]+ /\1 0.5 /' "$top/bench/limits" >"$tmp/limits"
 	above fault_zero ABOVE
 	sed '/^fault_zero /d' "$top/bench/limits" >"$tmp/limits"
 	above fault_zero 'NO LIMIT'

@@ -50,6 +50,9 @@ struct pte_ref *pmd_install_hold(struct mm_struct *mm, pmd_t *pmd,
 				 unsigned long addr, pgtable_t *pte);
 int pte_alloc_hold(struct mm_struct *mm, pmd_t *pmd, unsigned long addr,
 		   struct pte_ref **refp);
+/* For a loop: pte_alloc() at first, and if the table went pte_alloc_hold(). */
+#define pte_alloc_hold_if(again, mm, pmd, addr, refp)		\
+	((again) ? pte_alloc_hold(mm, pmd, addr, refp) : pte_alloc(mm, pmd))
 bool try_to_free_user_pte(struct mm_struct *mm, pmd_t *pmd, unsigned long addr);
 bool free_user_pte(struct mm_struct *mm, pmd_t *pmd, unsigned long addr);
 
@@ -488,6 +491,8 @@ static inline void pte_put(pte_t *ptep) { }
 	((void)(addr), pmd_install(mm, pmd, pte), (struct pte_ref *)NULL)
 #define pte_alloc_hold(mm, pmd, addr, refp) \
 	((void)(addr), *(refp) = NULL, pte_alloc(mm, pmd))
+#define pte_alloc_hold_if(again, mm, pmd, addr, refp) \
+	((void)(again), (void)(refp), pte_alloc(mm, pmd))
 
 static inline bool try_to_free_user_pte(struct mm_struct *mm, pmd_t *pmd,
 					unsigned long addr)
