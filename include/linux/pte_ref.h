@@ -492,7 +492,7 @@ static inline void pte_put(pte_t *ptep) { }
 #define pte_alloc_hold(mm, pmd, addr, refp) \
 	((void)(addr), *(refp) = NULL, pte_alloc(mm, pmd))
 #define pte_alloc_hold_if(again, mm, pmd, addr, refp) \
-	((void)(again), (void)(refp), pte_alloc(mm, pmd))
+	((void)(again), (void)(addr), (void)(refp), pte_alloc(mm, pmd))
 
 static inline bool try_to_free_user_pte(struct mm_struct *mm, pmd_t *pmd,
 					unsigned long addr)

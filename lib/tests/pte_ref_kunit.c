@@ -2690,7 +2690,7 @@ static void timed_free_rcu(struct rcu_head *head)
 /* Link a table, and free it: by its count, or as one that is known to be empty. */
 static void timed_free(struct table *t, enum timed what)
 {
-	spinlock_t *pml;
+	spinlock_t *pml = NULL;
 
 	if (pte_alloc(t->mm, t->pmd)) {
 		KUNIT_FAIL(t->test, "no memory");
