@@ -952,9 +952,11 @@ bool pte_ref_empty_locked(struct mm_struct *mm, pmd_t *pmd, unsigned long addr)
 
 /*
  * Below vmf_hold_pte_table().  Not if nobody is there who would free the table: other
- * users of the mm, or the work, since each table that it is to look at has an mm_count,
- * until it has the mm itself, hence the order.  Then only truncate and reclaim can empty
- * the table meanwhile, and a fault that loses it comes again.
+ * users of the mm, or the work, since each table that it is to look at has an mm_count.
+ * The work drops that after mmget_not_zero(), which is ordered, and has the mm until it
+ * has freed the tables.  So who reads mm_count first and finds it dropped sees mm_users.
+ * Without either only truncate and reclaim can empty the table meanwhile, and a fault
+ * that loses it comes again.
  */
 void __vmf_hold_pte_table(struct vm_fault *vmf)
 {
@@ -972,7 +974,8 @@ void __vmf_hold_pte_table(struct vm_fault *vmf)
  * @vmf: the fault
  *
  * It is empty, so if the mm has other users the fault takes a reference, that no zap
- * frees the table before it is locked.
+ * frees the table before it is locked.  The work does not: it frees only tables whose
+ * ref was queued, and this one has none yet.
  *
  * Context: process context, no page table lock held; does not sleep.
  */

@@ -1,8 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # Runs the programs of bench/ in stock 7.2 and in 7.2 with pte_ref and sets what they
-# cost side by side: BUILD/bench/table.txt, table.md, bench.csv, bench.png. Fails if a row is above
-# its limit in bench/limits or has no figure. QUICK=1 has fewer rows and rounds.
+# cost side by side: BUILD/bench/table.txt, table.md, bench.csv, bench.png. Fails if a
+# row is above its limit in bench/limits or has no figure. QUICK=1 has fewer rows and
+# rounds.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -134,7 +135,7 @@ native()
 	# Without what makes wrong code loud.
 	grep -vE '^CONFIG_(DEBUG_|PROVE_|SLUB_DEBUG|FAULT_|FAILSLAB)' \
 		"$top/configs/um.kunitconfig" >"$work/um.kunitconfig"
-	CONFIG=$work/um.kunitconfig OUT=$build/kunit-um-bench FILTER=pte_ref.timing \
+	KUNIT_CONFIG=$work/um.kunitconfig OUT=$build/kunit-um-bench FILTER=pte_ref.timing \
 		"$top/scripts/kunit.sh" >"$build/log/bench-kunit.log" 2>&1 ||
 		die "the native loops failed, see $build/log/bench-kunit.log"
 	sed -nE 's/.* (native_[a-z_]+): ([0-9]+) ns without ([0-9]+) ns, .*/pte_ref 1 \1 \2\nstock 1 \1 \3/p' \

@@ -2,15 +2,15 @@
 # SPDX-License-Identifier: GPL-2.0
 # Runs the KUnit suites of the series on UML with two CPUs and prints what kunit.py
 # says; the exit status is that of kunit.py. Fails too if a test was skipped and
-# does not say why. FILTER: suite or suite.test, as kunit.py takes it. CONFIG: another
-# file than configs/um.kunitconfig, for which OUT is another directory too.
+# does not say why. FILTER: suite or suite.test, as kunit.py takes it.
+# KUNIT_CONFIG: another file than configs/um.kunitconfig, with an OUT of its own.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
 src=${SRC:-$build/src/pte_ref}
 out=${OUT:-$build/kunit-um}
-config=${CONFIG:-$top/configs/um.kunitconfig}
+config=${KUNIT_CONFIG:-$top/configs/um.kunitconfig}
 
 [ -f "$src/Makefile" ] || die "$src is missing: run make source"
 need make gcc bc flex bison python3

@@ -334,7 +334,7 @@ if [ "${1:-}" = --one ]; then
 fi
 
 # Each check says itself what it boots and builds.
-unset KERNEL DEBUG QUICK TIME GROUP RUN TIMEOUT RWDIR TREE MEM CPUS APPEND QEMU_OPTS
+unset KUNIT_CONFIG FILTER KERNEL DEBUG QUICK TIME GROUP RUN TIMEOUT RWDIR TREE MEM CPUS APPEND QEMU_OPTS
 start=$SECONDS
 mkdir -p "$logs"
 lock test

@@ -550,6 +550,17 @@ static void tryget_makes_the_ref(struct kunit *test)
 	unlock_table(t);
 }
 
+#define FAULT_BESIDE(t)	{ .vma = (t)->vma, .address = (t)->addr + PMD_SIZE }
+
+/* Another table, without a ref.  mmap_lock is held then. */
+static void link_beside(struct table *t, struct table *bare)
+{
+	*bare = *t;
+	bare->addr += PMD_SIZE;
+	lock_table(t);
+	link_bare_table(bare);
+}
+
 /*
  * A fault that asks a file, and that is not of user mode, holds its table if others could
  * free it.
@@ -557,15 +568,10 @@ static void tryget_makes_the_ref(struct kunit *test)
 static void hold_of_a_fault(struct kunit *test)
 {
 	struct table *t = test->priv;
-	struct table bare = *t;
-	struct vm_fault vmf = {
-		.vma = t->vma,
-		.address = t->addr + PMD_SIZE,
-	};
+	struct vm_fault vmf = FAULT_BESIDE(t);
+	struct table bare;
 
-	bare.addr += PMD_SIZE;
-	lock_table(t);
-	link_bare_table(&bare);
+	link_beside(t, &bare);
 	vmf.pmd = bare.pmd;
 
 	/* As the work does, for each table that it is to look at. */
@@ -609,15 +615,10 @@ static void hold_of_a_fault(struct kunit *test)
 static void install_of_a_fault(struct kunit *test)
 {
 	struct table *t = test->priv;
-	struct table bare = *t;
-	struct vm_fault vmf = {
-		.vma = t->vma,
-		.address = t->addr + PMD_SIZE,
-	};
+	struct vm_fault vmf = FAULT_BESIDE(t);
+	struct table bare;
 
-	bare.addr += PMD_SIZE;
-	lock_table(t);
-	link_bare_table(&bare);
+	link_beside(t, &bare);
 	vmf.pmd = bare.pmd;
 	KUNIT_EXPECT_TRUE(test, free_user_pte(t->mm, bare.pmd, bare.addr));
 
