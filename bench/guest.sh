@@ -34,11 +34,20 @@ say()	# ROW COMMAND...: what it prints is the figure
 	echo "$row $figure"
 }
 
+flushes()	# ROW: times that the TLB was flushed while it ran
+{
+	perf stat -x, -o /mnt/flushes -e tlb:tlb_flush /mnt/ops "$1" >/dev/null
+	sed -n 's/,.*tlb:tlb_flush.*//p' /mnt/flushes
+}
+
 case $part in
 count)
 	possible=$(</sys/devices/system/cpu/possible)
 	possible=$((${possible#*-} + 1))
-	[ $# -eq 0 ] || /mnt/ops "$@"
+	if [ $# -gt 0 ]; then
+		/mnt/ops "$@"
+		say "zap_flushes_$possible" flushes zap_table
+	fi
 	/mnt/ops first_touch | sed "s/ /_$possible /"
 	say "memory_$possible" /mnt/memory
 	;;

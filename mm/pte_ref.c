@@ -93,12 +93,26 @@
 #endif
 
 #ifndef arch_flush_user_ptes
+/*
+ * Flushes entries of the range as well, not only the way to them: somebody may have
+ * cleared some, and flush later, and a huge page may come in their place.  @tlb is the
+ * gather of a zap, or NULL; with what it has cleared before it needs no other flush.
+ * Its helpers take the size as an unsigned int.
+ */
 static inline void arch_flush_user_ptes(struct mm_struct *mm,
+					struct mmu_gather *tlb,
 					unsigned long start, unsigned long end)
 {
 	struct vm_area_struct vma = TLB_FLUSH_VMA(mm, 0);
 
-	flush_tlb_range(&vma, start, end);
+	if (!tlb) {
+		flush_tlb_range(&vma, start, end);
+		return;
+	}
+	tlb_flush_pte_range(tlb, start, PMD_SIZE);
+	tlb_flush_pte_range(tlb, end - PMD_SIZE, PMD_SIZE);
+	tlb->freed_tables = 1;
+	tlb_flush_mmu_tlbonly(tlb);
 }
 #endif
 
@@ -770,10 +784,11 @@ static void pte_free_rcu(struct rcu_head *head)
  *
  * One flush serves the group, so it lies in one PMD table, whose lock is held
  * from the first pmd_clear() until the flush is done: no second table and no huge
- * page is there while a CPU may still walk through an old entry.
+ * page is there while a CPU may still walk through an old entry.  A zap hands in its
+ * gather, which need not flush again what it cleared in these tables; @tlb may be NULL.
  */
-static unsigned int free_user_ptes(struct mm_struct *mm, pmd_t *pmd,
-				   unsigned long addr, u64 mask)
+static unsigned int free_user_ptes(struct mm_struct *mm, struct mmu_gather *tlb,
+				   pmd_t *pmd, unsigned long addr, u64 mask)
 {
 	unsigned long start = ULONG_MAX, end = 0;
 	unsigned int nr = 0;
@@ -809,7 +824,7 @@ static unsigned int free_user_ptes(struct mm_struct *mm, pmd_t *pmd,
 			spin_unlock(ptl);
 	}
 	if (nr)
-		arch_flush_user_ptes(mm, start, end);
+		arch_flush_user_ptes(mm, tlb, start, end);
 	spin_unlock(pml);
 
 	list_for_each_entry_safe(ptdesc, next, &tables, pt_list) {
@@ -833,7 +848,7 @@ static unsigned int free_user_ptes(struct mm_struct *mm, pmd_t *pmd,
  */
 bool free_user_pte(struct mm_struct *mm, pmd_t *pmd, unsigned long addr)
 {
-	return free_user_ptes(mm, pmd, addr & PMD_MASK, 1);
+	return free_user_ptes(mm, NULL, pmd, addr & PMD_MASK, 1);
 }
 
 /*
@@ -893,9 +908,10 @@ bool try_to_free_user_pte(struct mm_struct *mm, pmd_t *pmd, unsigned long addr)
  * Below pte_ref_zap_end(): try_to_free_user_pte() for all tables of which the range
  * covers all, in one PMD table.
  */
-void __pte_ref_zap_end(struct mm_struct *mm, pmd_t *pmd, unsigned long start,
+void __pte_ref_zap_end(struct mmu_gather *tlb, pmd_t *pmd, unsigned long start,
 		       unsigned long end)
 {
+	struct mm_struct *mm = tlb->mm;
 	unsigned long addr = start & PMD_MASK;
 
 	if (addr < start) {
@@ -917,7 +933,7 @@ void __pte_ref_zap_end(struct mm_struct *mm, pmd_t *pmd, unsigned long start,
 		}
 		if (mask)
 			count_vm_events(PTE_REF_FREE,
-					free_user_ptes(mm, first_pmd, first,
+					free_user_ptes(mm, tlb, first_pmd, first,
 						       mask));
 	}
 }
@@ -1065,7 +1081,7 @@ static void pte_ref_group_free(struct pte_ref_group *group)
 {
 	if (group->mask)
 		count_vm_events(PTE_REF_FREE_DEFERRED,
-				free_user_ptes(group->mm, group->pmd,
+				free_user_ptes(group->mm, NULL, group->pmd,
 					       group->addr, group->mask));
 	group->mask = 0;
 }

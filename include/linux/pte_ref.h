@@ -11,6 +11,7 @@
 
 #include <linux/mm_types.h>
 
+struct mmu_gather;
 struct pte_ref;
 
 #ifdef CONFIG_FREE_USER_PTE
@@ -36,7 +37,7 @@ struct pte_ref *__pte_ref_tryget(pmd_t *pmd);
 struct pte_ref *__pte_ref_hold(struct mm_struct *mm, pmd_t *pmd,
 			       unsigned long addr);
 void __pte_ref_put(struct pte_ref *ref);
-void __pte_ref_zap_end(struct mm_struct *mm, pmd_t *pmd, unsigned long start,
+void __pte_ref_zap_end(struct mmu_gather *tlb, pmd_t *pmd, unsigned long start,
 		       unsigned long end);
 void __pte_ref_unmap_edges(struct mm_struct *mm, unsigned long start,
 			   unsigned long end, unsigned long floor,
@@ -352,7 +353,7 @@ static __always_inline bool pte_ref_zap_done(struct mm_struct *mm,
 
 /**
  * pte_ref_zap_end() - try to free the tables of a range that was zapped
- * @mm: the mm
+ * @tlb: the gather of the zap; if a table goes, it flushes the TLB
  * @pmd: entry of the PMD table for @start
  * @start: first address that was zapped
  * @end: end of what was zapped, in the same PMD table
@@ -363,11 +364,11 @@ static __always_inline bool pte_ref_zap_done(struct mm_struct *mm,
  *
  * Context: as try_to_free_user_pte().
  */
-static inline void pte_ref_zap_end(struct mm_struct *mm, pmd_t *pmd,
+static inline void pte_ref_zap_end(struct mmu_gather *tlb, pmd_t *pmd,
 				   unsigned long start, unsigned long end)
 {
 	if (pte_ref_enabled())
-		__pte_ref_zap_end(mm, pmd, start, end);
+		__pte_ref_zap_end(tlb, pmd, start, end);
 }
 
 /**
@@ -463,7 +464,7 @@ static inline bool pte_ref_zap_done(struct mm_struct *mm, unsigned long addr,
 	return true;
 }
 
-static inline void pte_ref_zap_end(struct mm_struct *mm, pmd_t *pmd,
+static inline void pte_ref_zap_end(struct mmu_gather *tlb, pmd_t *pmd,
 				   unsigned long start, unsigned long end)
 {
 }
