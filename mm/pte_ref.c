@@ -157,6 +157,11 @@ static void pte_ref_work_fn(struct work_struct *work);
 static LLIST_HEAD(pte_ref_queue);
 static DECLARE_DELAYED_WORK(pte_ref_work, pte_ref_work_fn);
 
+/* Tables whose grace period is over; the rcu_head is the node. */
+static void pte_free_work_fn(struct work_struct *work);
+static LLIST_HEAD(pte_free_list);
+static DECLARE_WORK(pte_free_work, pte_free_work_fn);
+
 static struct pte_ref *to_pte_ref(struct percpu_ref *ref)
 {
 	return container_of(ref, struct pte_ref, ref);
@@ -771,11 +776,29 @@ static void pte_free_debug(struct ptdesc *ptdesc)
 		VM_WARN_ON_ONCE(!pte_none(ptep_get(ptep + i)));
 }
 
+static void pte_free_work_fn(struct work_struct *work)
+{
+	struct llist_node *node = llist_del_all(&pte_free_list);
+
+	while (node) {
+		struct ptdesc *ptdesc = (void *)node -
+					offsetof(struct ptdesc, pt_rcu_head);
+
+		node = node->next;
+		pte_free(NULL /* not used */, ptdesc_page(ptdesc));
+		cond_resched();
+	}
+}
+
+/*
+ * No CPU walks through the table any more.  The callbacks of RCU run in the timer
+ * interrupt, ten at a time.  With the tables freed there, the longest of 100,000 zaps
+ * of a page is the one that it falls into, and half as long again.
+ */
 static void pte_free_rcu(struct rcu_head *head)
 {
-	struct ptdesc *ptdesc = container_of(head, struct ptdesc, pt_rcu_head);
-
-	pte_free(NULL /* not used */, ptdesc_page(ptdesc));
+	if (llist_add((struct llist_node *)head, &pte_free_list))
+		queue_work(system_dfl_wq, &pte_free_work);
 }
 
 /*
@@ -1218,6 +1241,7 @@ void pte_ref_flush(void)
 	flush_delayed_work(&pte_ref_work);
 	/* Tables, then their refs. */
 	rcu_barrier();
+	flush_work(&pte_free_work);
 	rcu_barrier();
 }
 
