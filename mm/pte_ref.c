@@ -152,6 +152,7 @@ static_assert(offsetof(struct ptdesc, pte_populated) >=
 	      offsetof(struct ptdesc, pt_index) + sizeof(atomic_t));
 
 static struct kmem_cache *pte_ref_cache;
+static struct workqueue_struct *pte_ref_wq;
 
 static void pte_ref_work_fn(struct work_struct *work);
 static LLIST_HEAD(pte_ref_queue);
@@ -245,7 +246,7 @@ static void pte_ref_drop_hold(struct pte_ref *ref)
 static void pte_ref_queue_add(struct pte_ref *ref)
 {
 	if (llist_add(&ref->node, &pte_ref_queue))
-		queue_delayed_work(system_dfl_wq, &pte_ref_work,
+		queue_delayed_work(pte_ref_wq, &pte_ref_work,
 				   msecs_to_jiffies(PTE_REF_DELAY_MS));
 }
 
@@ -776,29 +777,35 @@ static void pte_free_debug(struct ptdesc *ptdesc)
 		VM_WARN_ON_ONCE(!pte_none(ptep_get(ptep + i)));
 }
 
+static void pte_free_rcu(struct rcu_head *head)
+{
+	struct ptdesc *ptdesc = container_of(head, struct ptdesc, pt_rcu_head);
+
+	pte_free(NULL /* not used */, ptdesc_page(ptdesc));
+}
+
+/*
+ * Callbacks of RCU run in the timer interrupt, ten at a time, and take it from whoever
+ * is there.  So tables that were not unlinked by a zap, which may be many, are freed by
+ * a work.  Those of zaps are not: they come from all CPUs, one work could fall behind.
+ */
+static void pte_free_later_rcu(struct rcu_head *head)
+{
+	if (llist_add((struct llist_node *)head, &pte_free_list))
+		queue_work(pte_ref_wq, &pte_free_work);
+}
+
 static void pte_free_work_fn(struct work_struct *work)
 {
 	struct llist_node *node = llist_del_all(&pte_free_list);
 
 	while (node) {
-		struct ptdesc *ptdesc = (void *)node -
-					offsetof(struct ptdesc, pt_rcu_head);
+		struct rcu_head *head = (struct rcu_head *)node;
 
 		node = node->next;
-		pte_free(NULL /* not used */, ptdesc_page(ptdesc));
+		pte_free_rcu(head);
 		cond_resched();
 	}
-}
-
-/*
- * No CPU walks through the table any more.  The callbacks of RCU run in the timer
- * interrupt, ten at a time.  With the tables freed there, the longest of 100,000 zaps
- * of a page is the one that it falls into, and half as long again.
- */
-static void pte_free_rcu(struct rcu_head *head)
-{
-	if (llist_add((struct llist_node *)head, &pte_free_list))
-		queue_work(system_dfl_wq, &pte_free_work);
 }
 
 /*
@@ -854,7 +861,8 @@ static unsigned int free_user_ptes(struct mm_struct *mm, struct mmu_gather *tlb,
 		mm_dec_nr_ptes(mm);
 		pte_free_debug(ptdesc);
 		arch_release_user_pte(ptdesc_page(ptdesc));
-		call_rcu(&ptdesc->pt_rcu_head, pte_free_rcu);
+		call_rcu(&ptdesc->pt_rcu_head,
+			 tlb ? pte_free_rcu : pte_free_later_rcu);
 	}
 	return nr;
 }
@@ -1241,6 +1249,7 @@ void pte_ref_flush(void)
 	flush_delayed_work(&pte_ref_work);
 	/* Tables, then their refs. */
 	rcu_barrier();
+	queue_work(pte_ref_wq, &pte_free_work);
 	flush_work(&pte_free_work);
 	rcu_barrier();
 }
@@ -1287,6 +1296,10 @@ static int __init pte_ref_boot_init(void)
 		return 0;
 	}
 	pte_ref_cache = KMEM_CACHE(pte_ref, SLAB_PANIC | SLAB_NO_MERGE);
+	/* It frees memory, so it must not need some to run. */
+	pte_ref_wq = alloc_workqueue("pte_ref", WQ_UNBOUND | WQ_MEM_RECLAIM, 0);
+	if (!pte_ref_wq)
+		panic("pte_ref: no workqueue");
 	static_branch_enable(&pte_ref_key);
 	return 0;
 }

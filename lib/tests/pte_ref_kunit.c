@@ -2753,7 +2753,7 @@ static u64 timed(struct table *t, enum timed what, unsigned int loops, pte_t *pt
 		best = min(best, ktime_get_ns() - start);
 		/* Not in the time of the next try, if we may wait. */
 		if (!ptep)
-			rcu_barrier();
+			pte_ref_flush();
 	}
 	return best;
 }
