@@ -9,7 +9,7 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
 case ${QUICK:-0} in
-0) run=full counts=2 rounds=5 frees=20 seconds=1 possible='64 255' limit=600 ;;
+0) run=full counts=2 rounds=5 frees=20 seconds=1 possible='64 255' limit=1800 ;;
 1) run=quick counts=1 rounds=3 frees=7 seconds=1 possible=255 limit=200 ;;
 *) die "QUICK=$QUICK: must be 1 or not be there" ;;
 esac
@@ -55,8 +55,8 @@ guest()	# KERNEL NAME ARGUMENT...
 		status=0
 		KERNEL=$kernel DEBUG='' NAME="bench-$name-$kernel" TIMEOUT=$limit RWDIR=$work \
 			RUN=$(printf '%q ' "$top/bench/guest.sh" "$part" "$work/bin" "$@") \
-			"$top/scripts/boot.sh" >"$work/said" || status=$?
-		if [ $status -ne 124 ] || [ -s "$work/said" ] || [ $try -eq 2 ]; then
+			"$top/scripts/boot.sh" >"$work/said-$kernel" || status=$?
+		if [ $status -ne 124 ] || [ -s "$work/said-$kernel" ] || [ $try -eq 2 ]; then
 			break
 		fi
 		log "[bench] $kernel hung at boot, once more"
@@ -64,7 +64,7 @@ guest()	# KERNEL NAME ARGUMENT...
 	[ $status -eq 0 ] || die "$name on $kernel failed, see above"
 	"$top/scripts/check-log.sh" "$build/log/console-bench-$name-$kernel.log" ||
 		die "$name on $kernel: the kernel warned, see above"
-	cat "$work/said"
+	cat "$work/said-$kernel"
 }
 
 # The time stamp counter counts instructions; a page is cleared by 512 of them.
@@ -72,9 +72,10 @@ icount="-accel tcg,thread=single -icount shift=0,sleep=off -cpu max,-erms,-fsrm"
 
 exact()	# POSSIBLE KERNEL NAME ARGUMENT...: one CPU of so many
 {
-	madt "$1" >"$work/madt-$1"
+	local table=$work/madt-$1-$2
+	madt "$1" >"$table"
 	ACCEL=tcg CPUS=1 MEM=2G APPEND="nokaslr norandmaps maxcpus=1 acpi_apic_instance=2" \
-		QEMU_OPTS="$icount -acpitable sig=APIC,rev=1,data=$work/madt-$1" guest "${@:2}"
+		QEMU_OPTS="$icount -acpitable sig=APIC,rev=1,data=$table" guest "${@:2}"
 }
 
 exact_two()	# KERNEL NAME ARGUMENT...: two CPUs that take turns
@@ -88,12 +89,9 @@ parallel()	# KERNEL NAME ARGUMENT...
 	CPUS=2 MEM=2G APPEND='' QEMU_OPTS='' guest "$@"
 }
 
-keep()	# KERNEL ROUND COMMAND...: its lines of row and figure are kept
+keep()	# KERNEL ROUND: the lines of row and figure that a guest said are kept
 {
-	local kernel=$1 round=$2
-	shift 2
-	"$@" >"$work/lines"
-	awk -v start="$kernel $round" '{ print start, $0 }' "$work/lines" >>"$work/figures"
+	awk -v start="$1 $2" '{ print start, $0 }' "$work/lines-$1" >>"$work/figures"
 }
 
 # both ROUND WHAT COMMAND...: on one kernel, then on the other. KERNEL in the
@@ -104,9 +102,33 @@ both()
 	shift 2
 	for kernel in stock pte_ref; do
 		step bench "$kernel: $what"
-		keep $kernel "$round" "${@/#KERNEL/$kernel}"
+		"${@/#KERNEL/$kernel}" >"$work/lines-$kernel"
+		keep $kernel "$round"
 		step_done
 	done
+}
+
+# at_once ROUND WHAT COMMAND...: on both kernels at the same time, which does not
+# change the number of instructions.
+at_once()
+{
+	local round=$1 what=$2 kernel pid status=0
+	shift 2
+	step bench "$what"
+	set -m
+	for kernel in stock pte_ref; do
+		"${@/#KERNEL/$kernel}" >"$work/lines-$kernel" </dev/null &
+		jobs+=($!)
+	done
+	set +m
+	for pid in "${jobs[@]}"; do
+		wait "$pid" || status=1
+	done
+	jobs=()
+	[ $status -eq 0 ] || exit 1
+	keep stock "$round"
+	keep pte_ref "$round"
+	step_done
 }
 
 # What perf says of some rows and of the one that moved most, as text.
@@ -170,22 +192,25 @@ for p in ops memory will latency; do
 	gcc -O2 -static -pthread -Wall -Wextra -Werror -o "$work/bin/$p" "$top/bench/$p.c" ||
 		die "cannot build bench/$p.c"
 done
-trap 'exit 130' INT TERM
+jobs=()
+trap '[ ${#jobs[@]} -eq 0 ] || kill -- "${jobs[@]/#/-}" 2>/dev/null; exit 130' INT TERM
 start=$SECONDS
+VIRTME=$("$top/scripts/virtme.sh") || exit 1
+export VIRTME
 
 # Those of threads and those with a number at the end have guests of their own.
 mapfile -t count < <(rows count | grep -vE '^threads_|_[0-9]+$')
 mapfile -t rate < <(rows rate)
 mapfile -t turns < <(rows turns)
 for ((i = 1; i <= counts; i++)); do
-	both $i "instructions, boot $i of $counts" exact 2 KERNEL count-2 count "${count[@]}"
-	both $i "instructions of two threads" exact_two KERNEL threads threads
-	[ ${#turns[@]} -eq 0 ] || both $i "two CPUs that take turns" exact_two KERNEL turns \
-		turns "${turns[@]}"
+	at_once $i "instructions, boot $i of $counts" exact 2 KERNEL count-2 count "${count[@]}"
+	at_once $i "instructions of two threads" exact_two KERNEL threads threads
 	for cpus in "${possible[@]}"; do
-		both $i "$cpus possible CPUs" exact "$cpus" KERNEL "count-$cpus" count
+		at_once $i "$cpus possible CPUs" exact "$cpus" KERNEL "count-$cpus" count
 	done
 done
+[ ${#turns[@]} -eq 0 ] || at_once 1 "two CPUs that take turns" exact_two KERNEL turns \
+	turns "${turns[@]}"
 for ((i = 1; i <= rounds; i++)); do
 	both $i "two CPUs, round $i of $rounds" parallel KERNEL wall \
 		wall "$frees" "$seconds" "${rate[@]}"
