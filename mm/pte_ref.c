@@ -1039,7 +1039,10 @@ void vmf_install_pte_table(struct vm_fault *vmf)
 	}
 }
 
-/* Queue the table at @addr if it is empty. */
+/*
+ * Queue the table at @addr if it is empty.  If it looks populated, so it is, or somebody
+ * else brings it to zero later, and queues it.
+ */
 static void pte_ref_queue_empty(struct mm_struct *mm, unsigned long addr)
 {
 	pmd_t *pmd = pte_ref_find_pmd(mm, addr);
@@ -1047,7 +1050,7 @@ static void pte_ref_queue_empty(struct mm_struct *mm, unsigned long addr)
 	spinlock_t *ptl = NULL;
 	pte_t *ptep;
 
-	if (!pmd)
+	if (!pmd || !pte_ref_empty(pmd))
 		return;
 	ptep = pte_offset_map_lock(mm, pmd, addr, &ptl);
 	if (!ptep)
