@@ -1040,8 +1040,12 @@ void vmf_install_pte_table(struct vm_fault *vmf)
 }
 
 /*
- * Queue the table at @addr if it is empty.  If it looks populated, so it is, or somebody
- * else brings it to zero later, and queues it.
+ * Queue the table at @addr if it is empty.
+ *
+ * The look without its lock is enough to leave it.  Our own zap is done, so whoever brings
+ * the count to zero after it is somebody else, who queues the table: only a zap for munmap
+ * or exit does not, which mmap_lock keeps away, nor one that covers the table, and what
+ * is left of the VMAs here no longer covers it.
  */
 static void pte_ref_queue_empty(struct mm_struct *mm, unsigned long addr)
 {
@@ -1252,6 +1256,7 @@ void pte_ref_flush(void)
 	flush_delayed_work(&pte_ref_work);
 	/* Tables, then their refs. */
 	rcu_barrier();
+	/* Also what a callback linked to a list that another has not queued yet. */
 	queue_work(pte_ref_wq, &pte_free_work);
 	flush_work(&pte_free_work);
 	rcu_barrier();
