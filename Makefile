@@ -7,30 +7,32 @@ MAKEFLAGS += --no-print-directory
 
 # BUILD: everything that is generated goes there.
 BUILD ?= $(CURDIR)/build
-# ARCH and KERNEL choose a kernel, DEBUG=1 or DEBUG=kasan its checks.
+# VERSION chooses a version of Linux, ARCH and KERNEL a kernel, DEBUG=1 or DEBUG=kasan
+# its checks.
 ARCH ?= x86_64
 KERNEL ?= pte_ref
 # A command is for the shell of the guest: make leaves its dollar signs alone.
 override RUN := $(value RUN)
 override APPEND := $(value APPEND)
-export BUILD ARCH KERNEL DEBUG LINUX RUN TIMEOUT RWDIR TREE MEM CPUS APPEND QEMU_OPTS
+export BUILD ARCH KERNEL DEBUG LINUX VERSION RUN TIMEOUT RWDIR TREE MEM CPUS APPEND QEMU_OPTS
 export ACCEL JOBS SCALE VIRTME TIME GROUP QUICK
 
 S := scripts
 
-.PHONY: help packages source kernel boot demo test tree refresh series series-build
+.PHONY: help packages source kernel boot demo test tree refresh port series series-build
 .PHONY: lint check-off bench race clean
 
 help:		## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
 	@echo
-	@echo "LINUX=/path/to/tree-or-tarball  your own Linux 7.2.y instead of Debian's"
+	@echo "VERSION=7.2  that version of Linux instead of the newest that is supported"
+	@echo "LINUX=/path/to/tree-or-tarball  your own Linux 7.3.y or 7.2.y instead of Debian's"
 	@echo "BUILD=$(BUILD)  where everything generated goes"
 
 packages:	## install the Debian packages that are missing (root or sudo)
 	@$(S)/packages.sh
 
-source: packages	## fetch Linux 7.2; source with and without pte_ref in BUILD/src
+source: packages	## fetch Linux; source with and without pte_ref in BUILD/src
 	@$(S)/fetch.sh
 	@$(S)/apply.sh
 
@@ -52,7 +54,10 @@ tree: source	## git tree with one commit per patch in BUILD/tree, to work in
 refresh:	## bring the commits of BUILD/tree (or TREE=) back into this repository
 	@$(S)/refresh.sh
 
-series: source	## the whole as BUILD/pte_ref-v7.2.mbox for git am, and its cover letter
+port: packages	## try the series on another version of Linux: VERSION=
+	@$(S)/port.sh
+
+series: source	## the whole as BUILD/pte_ref-vVERSION.mbox for git am, and its cover letter
 	@$(S)/series.sh
 
 series-build: source	## build after each commit, FREE_USER_PTE on and off

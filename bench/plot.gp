@@ -4,7 +4,7 @@
 set terminal pngcairo size 1100,1700 font "sans,12"
 set output dir."/bench.png"
 set datafile separator ","
-set title "what pte\\_ref costs: ratio to stock 7.2, lower is better" font ",17"
+set title "what pte\\_ref costs: ratio to stock, lower is better" font ",17"
 set grid x linetype 1 linewidth 0.5 linecolor rgb "#dddddd"
 set border 3 linecolor rgb "#555555"
 set tics nomirror

@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Runs the same workloads in stock 7.2 and in 7.2 with pte_ref and sets the page
+# Runs the same workloads in stock Linux and in Linux with pte_ref and sets the page
 # tables that they hold side by side: BUILD/demo/table.txt, table.md, vmpte.png.
 # SCALE=full takes the 50 GiB of the original report.
 set -euo pipefail
@@ -32,11 +32,17 @@ echo "GIB_A=$gib_a GIB_B=$gib_b KEYS=$((16 * keys))" >"$work/sizes"
 
 trap 'exit 130' INT
 start=$SECONDS
+boot()	# KERNEL
+{
+	KERNEL=$1 NAME=demo-$1 MEM=3G CPUS=2 TIMEOUT=$(patience $timeout) RWDIR=$work \
+		RUN=$(printf '%q ' "$here/guest.sh" "$1" "$work/bin" "$work" $gib_a $gib_b $keys) \
+		"$top/scripts/boot.sh"
+}
+
+rm -f "$build/slowness"
 for k in stock pte_ref; do
 	log "[demo] $k: booting"
-	KERNEL=$k NAME=demo-$k MEM=3G CPUS=2 TIMEOUT=$timeout RWDIR=$work \
-		RUN=$(printf '%q ' "$here/guest.sh" $k "$work/bin" "$work" $gib_a $gib_b $keys) \
-		"$top/scripts/boot.sh" || die "$k: the workloads failed, see above"
+	run_guest "$work/$k.said" boot $k || die "$k: the workloads failed, see above"
 	cp "$build/log/console-demo-$k.log" "$work/$k.console"
 	log "[demo] $k: all workloads done, $((SECONDS - start)) s so far"
 done

@@ -30,12 +30,6 @@ read_series()
 	done < <(series)
 }
 
-# The files that a patch edits, by the headers of its diff.
-edited()
-{
-	sed -n 's,^diff --git a/.* b/,,p' "$1"
-}
-
 key()
 {
 	cat "$build/src/stock.stamp"
@@ -75,9 +69,7 @@ for f in "${new[@]}"; do
 done
 
 mkdir -p "$build/src"
-for p in "${patches[@]}"; do
-	edited "$top/patches/$p"
-done | sort -u >"$work.edited"
+edited >"$work.edited"
 if [ -d "$tree" ] && [ "$(key)" = "$(cat "$stamp" 2>/dev/null)" ]; then
 	follow
 	rm -f "$work.edited"

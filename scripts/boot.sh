@@ -3,13 +3,14 @@
 # Boots a kernel by virtme-ng on the files of this machine (read only, writes
 # go to memory). With RUN: one command; its output is the output, its exit
 # status the exit status. Without: a shell.
-#   124: time limit. 125: the guest died. The console is kept in BUILD/log.
+#   124: time limit. 125: the guest died. 126: QEMU broke it, run it again.
+# The console is kept in BUILD/log.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
 kernel=${KERNEL:-pte_ref}
-limit=${TIMEOUT:-600}
+limit=${TIMEOUT:-$(patience 600)}
 rwdir=$(realpath -m "${RWDIR:-$build/out}")
 image=${IMAGE:-$(kernel_dir "$kernel" "${DEBUG:-}")/arch/x86/boot/bzImage}
 name=${NAME:-$kernel}
@@ -34,7 +35,7 @@ accel()
 		echo tcg >"$memo.tmp"
 		if [ -r /dev/kvm ] && [ -w /dev/kvm ]; then
 			log "[boot] does KVM run a kernel?"
-			timeout -k 1 20 qemu-system-x86_64 -accel kvm -cpu host -m 512M \
+			timeout -k 1 "$(patience 20)" qemu-system-x86_64 -accel kvm -cpu host -m 512M \
 				-nodefaults -display none -no-reboot -serial "file:$build/log/kvm.log" \
 				-kernel "$image" -append "console=ttyS0 panic=-1" \
 				</dev/null >/dev/null 2>&1 || true
@@ -99,15 +100,23 @@ boot()
 	wait $pid || status=$?
 }
 trap 'kill $pid 2>/dev/null; exit 130' INT TERM
+
+# Without KVM, one virtual CPU patches an instruction, and another executes what QEMU
+# made of the breakpoint that was there meanwhile.
+broken()
+{
+	[ "$(accel)" != kvm ] && grep -q 'Oops: int3' "$console" 2>/dev/null
+}
+
 boot
-# Two virtual CPUs without KVM: one patches an instruction, the other executes what
-# QEMU made of the breakpoint that was there before. Before the command that does no harm.
-if [ "$(accel)" != kvm ] && grep -q 'Oops: int3' "$console" 2>/dev/null &&
-	! grep -q 'virtme-init: starting script' "$console"; then
-	log "[boot] QEMU missed a patched instruction while booting, once more; console: $console.int3"
+for _ in 1 2; do
+	broken || break
+	log "[boot] QEMU missed a patched instruction; console: $console.int3"
+	# Before the command there is nothing yet that would be done twice.
+	! grep -q 'virtme-init: starting script' "$console" || break
 	mv -f "$console" "$console.int3"
 	boot
-fi
+done
 
 lost()	# STATUS WHAT
 {
@@ -115,6 +124,10 @@ lost()	# STATUS WHAT
 	log "${0##*/}: $2; console: $console"
 	exit "$1"
 }
+if broken; then
+	cp "$console" "$console.int3"
+	lost 126 "guest broken by QEMU: run it again"
+fi
 if grep -q 'Kernel panic' "$console" 2>/dev/null; then
 	lost 125 "guest died: $(grep -m 1 -o 'Kernel panic.*' "$console" | tr -d '\r')"
 fi

@@ -40,7 +40,7 @@ objects=()
 while IFS= read -r f; do
 	[ ! -e "$build/kernel-stock/${f%.c}.o" ] || objects+=("${f%.c}.o")
 done < <({
-	sed -n 's,^diff --git a/.* b/,,p' "$top"/patches/[0-9]*.patch
+	edited
 	printf '%s\n' mm/memory.c mm/mmap.c mm/mprotect.c mm/rmap.c mm/vmscan.c mm/gup.c \
 		mm/pgtable-generic.c mm/vmstat.c kernel/fork.c fs/proc/task_mmu.c arch/x86/mm/pgtable.c
 } | grep '\.c$' | sort -u)

@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Gets the Linux source into BUILD/src/stock: the Debian package linux-source-7.2,
-# or the tree or tarball that LINUX names.
+# Gets the Linux source into BUILD/src/stock: the newest of the supported versions that
+# Debian has as a package linux-source-VERSION; with VERSION that one; with LINUX the
+# tree or tarball that it names. PORT=1 takes a VERSION that is not supported yet.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -9,14 +10,21 @@ set -euo pipefail
 stock=$build/src/stock
 stamp=$build/src/stock.stamp
 tmp=$build/src/stock.tmp
+versions=("${supported[@]}")
+if [ -n "${VERSION:-}" ]; then
+	supports "$VERSION" || [ -n "${PORT:-}" ] ||
+		die "VERSION=$VERSION is not supported, ${supported[*]} are; to port the series: make port VERSION=$VERSION"
+	versions=("$VERSION")
+fi
+name_one="give LINUX=/path/to/a tree or tarball of Linux $(printf '%s.y, ' "${versions[@]}" | sed 's/, $//; s/\(.*\), /\1 or /')"
 
-check_version()	# Makefile NAME
+check_version()	# MAKEFILE NAME
 {
 	local v p
 	v=$(sed -n 's/^VERSION = //p' "$1" | head -n 1)
 	p=$(sed -n 's/^PATCHLEVEL = //p' "$1" | head -n 1)
-	[ "$v.$p" = 7.2 ] ||
-		die "$2 is Linux ${v:-?}.${p:-?}, not 7.2: give LINUX=/path/to/a/7.2.y tree or tarball"
+	[[ " ${versions[*]} " == *" $v.$p "* ]] ||
+		die "$2 is Linux ${v:-?}.${p:-?}: $name_one"
 }
 
 install_tmp()	# ID
@@ -77,9 +85,11 @@ unpack()	# TARBALL ID
 
 from_debian()
 {
-	local deb tarball
-	deb=$("$top/scripts/debian-get.sh" linux-source-7.2 '^7\.2[.-]' \
-		"give LINUX=/path/to/a/7.2.y tree or tarball") || exit 1
+	local v deb tarball packages=()
+	for v in "${versions[@]}"; do
+		packages+=("linux-source-$v" "^${v//./\\.}[.-]")
+	done
+	deb=$("$top/scripts/debian-get.sh" "$name_one" "${packages[@]}") || exit 1
 	if [ "$(sed 's/ [^ ]*$//' "$stamp" 2>/dev/null)" = "deb $(basename "$deb")" ]; then
 		return
 	fi
@@ -97,8 +107,9 @@ from_debian()
 
 lock source
 linux=${LINUX:-}
-# What was taken once stays until make clean or another LINUX=.
-if [ -z "$linux" ] && [ -d "$stock" ] && [ -f "$stamp" ]; then
+# What was taken once stays until make clean or another LINUX= or VERSION=.
+if [ -z "$linux" ] && [ -d "$stock" ] && [ -f "$stamp" ] &&
+	{ [ -z "${VERSION:-}" ] || [ "$VERSION" = "$(version)" ]; }; then
 	linux=$(sed -n 's/^tree \(.*\) [^ ]*$/\1/p' "$stamp")
 	[ -d "$linux" ] || exit 0
 fi

@@ -22,6 +22,8 @@ read -ra extra <<<"${EXTRA_CONFIG:-}"
 need make gcc bc flex bison sha256sum
 
 fragments=("$arch")
+v=$(version) || exit 1
+[ ! -f "$top/configs/$v.config" ] || fragments=("$v" "${fragments[@]}")
 if [ "$kernel" = pte_ref ]; then
 	fragments+=(pte_ref)
 fi
@@ -38,15 +40,7 @@ fi
 fragments=("${fragments[@]/#/$top/configs/}")
 fragments=("${fragments[@]/%/.config}")
 
-cc=gcc
-if command -v ccache >/dev/null; then
-	cc="ccache gcc"
-	export CCACHE_DIR=${CCACHE_DIR:-$build/ccache}
-	export CCACHE_BASEDIR=${CCACHE_BASEDIR:-$build}
-	# Without a run of the preprocessor for each file that is not in the cache.
-	export CCACHE_DEPEND=1
-	export CCACHE_MAXSIZE=${CCACHE_MAXSIZE:-5G}
-fi
+use_ccache
 args=(-C "$src" "O=$out" "ARCH=$arch" "CC=$cc" "HOSTCC=$cc"
 	KBUILD_BUILD_USER=build KBUILD_BUILD_HOST=build
 	"KBUILD_BUILD_TIMESTAMP=Thu Jan  1 00:00:00 UTC 1970")

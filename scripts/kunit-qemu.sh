@@ -11,7 +11,7 @@ src=$build/src/pte_ref
 console=$build/log/console-kunit.log
 
 step kunit "KUnit on x86_64"
-KERNEL=pte_ref DEBUG=1 NAME=kunit TIMEOUT="${TIMEOUT:-300}" RUN=true CPUS=2 \
+KERNEL=pte_ref DEBUG=1 NAME=kunit TIMEOUT="${TIMEOUT:-$(patience 300)}" RUN=true CPUS=2 \
 	APPEND="kunit.enable=1 kunit.autorun=1" "$top/scripts/boot.sh"
 step_done
 PYTHONDONTWRITEBYTECODE=1 python3 "$src/tools/testing/kunit/kunit.py" parse "$console"

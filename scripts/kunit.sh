@@ -17,27 +17,21 @@ need make gcc bc flex bison python3
 need_space "$build" 1500
 lock kunit
 
-cc=gcc
-if command -v ccache >/dev/null; then
-	cc="ccache gcc"
-	export CCACHE_DIR=${CCACHE_DIR:-$build/ccache}
-	export CCACHE_BASEDIR=${CCACHE_BASEDIR:-$build}
-	export CCACHE_DEPEND=1
-	export CCACHE_MAXSIZE=${CCACHE_MAXSIZE:-5G}
-fi
+use_ccache
 
 step kunit "KUnit on UML"
+limit=${TIMEOUT:-$(patience 3000)}
 mkdir -p "$out"
 rm -f "$out/test.log"
 status=0
 env -C "$src" -u ARCH -u BUILD -u KERNEL -u DEBUG -u LINUX PYTHONDONTWRITEBYTECODE=1 \
-	timeout -k 10 "${TIMEOUT:-1500}" python3 tools/testing/kunit/kunit.py run \
+	timeout -k 10 "$limit" python3 tools/testing/kunit/kunit.py run \
 	--kunitconfig "$config" --build_dir "$out" \
 	--make_options "CC=$cc" --make_options "HOSTCC=$cc" \
-	--jobs "${JOBS:-$(nproc)}" --timeout 300 --kernel_args ncpus=2 --kernel_args seccomp=on \
+	--jobs "${JOBS:-$(nproc)}" --timeout "$(patience 300)" --kernel_args ncpus=2 --kernel_args seccomp=on \
 	${FILTER:+"$FILTER"} </dev/null || status=$?
 step_done
-[ "$status" -ne 124 ] || die "time limit of ${TIMEOUT:-1500} s reached, see $out/test.log"
+[ "$status" -ne 124 ] || die "time limit of $limit s reached, see $out/test.log"
 [ "$status" -eq 0 ] || exit "$status"
 [ -s "$out/test.log" ] || die "no test has run"
 if grep -qE '# SKIP *$' "$out/test.log"; then

@@ -1,10 +1,22 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Shared by the scripts of this directory: places, messages, the kernel list.
+# Shared by the scripts of this directory: places, messages, the series, versions of
+# Linux, the kernel list, limits of time.
+
+# The versions of Linux that the series is for, the newest first. patches/ is for the
+# first of them, patches/VERSION holds what differs for another.
+supported=(7.3 7.2)
 
 # shellcheck disable=SC2034	# read by the scripts that source this file
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 build=$(realpath -m "${BUILD:-$top/build}")
+# A version that was asked for by name, and is not the first, has a directory of its own.
+case ${VERSION:-} in
+'' | "${supported[0]}" | "${build##*/}") ;;
+*) build=$build/$VERSION ;;
+esac
+# What is fetched and what is compiled is kept for other clones of this user.
+cache=$(realpath -m "${XDG_CACHE_HOME:-${HOME:-/var/tmp}/.cache}/pte_ref")
 
 # What make was told is for these scripts, not for a make below them.
 unset MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES
@@ -13,7 +25,8 @@ unset MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES
 kmake()
 {
 	env -u BUILD -u KERNEL -u DEBUG -u LINUX -u RUN -u TREE -u MEM -u CPUS -u S \
-		-u APPEND -u CONFIG -u SRC -u OUT -u TARGETS -u JOBS -u NAME make -s "$@"
+		-u APPEND -u CONFIG -u SRC -u OUT -u TARGETS -u JOBS -u NAME -u VERSION \
+		make -s "$@"
 }
 
 log()
@@ -60,22 +73,86 @@ need_space()
 		die "disk full: $1 has $((free)) MiB free, $2 MiB are needed"
 }
 
-# lock NAME: one run at a time works on a part of the build directory.
+# lock NAME [DIR]: one run at a time works on a part of the build directory, or on DIR.
 lock()
 {
-	mkdir -p "$build"
-	exec 9>"$build/.$1.lock"
+	local dir=${2:-$build}
+	mkdir -p "$dir"
+	exec 9>"$dir/.$1.lock"
 	flock -n 9 || {
 		log "[$1] waiting for another run"
 		flock 9
 	}
 }
 
-# series: the series without comments and empty lines.
+# use_ccache: sets cc to the compiler, by way of the cache if there is one. A clone
+# elsewhere finds what this one compiled, since paths below BUILD are made relative.
+use_ccache()
+{
+	# shellcheck disable=SC2034	# for the script that calls this
+	cc=gcc
+	command -v ccache >/dev/null || return 0
+	# shellcheck disable=SC2034
+	cc="ccache gcc"
+	export CCACHE_DIR=${CCACHE_DIR:-$cache/ccache}
+	export CCACHE_BASEDIR=${CCACHE_BASEDIR:-$build}
+	# Without a run of the preprocessor for each file that is not in the cache.
+	export CCACHE_DEPEND=1
+	export CCACHE_MAXSIZE=${CCACHE_MAXSIZE:-5G}
+}
+
+# supports VERSION
+supports()
+{
+	[[ " ${supported[*]} " == *" $1 "* ]]
+}
+
+# version: the one of the source, as 7.3.
+version()
+{
+	[ -f "$build/src/stock.stamp" ] || die "no source: run make source"
+	sed -E 's/.* ([0-9]+\.[0-9]+)[^ ]*$/\1/' "$build/src/stock.stamp"
+}
+
+# series: a line for each commit, in order: its patch, named from patches/, and its new
+# files. For a version that is not the first of supported, a patch of the same name
+# without the number in patches/VERSION takes the place of the one in patches/, and
+# patches/VERSION/series names patches that only that version needs, with the patch
+# before which each goes.
 series()
 {
-	sed -e 's/#.*//' -e 's/[[:space:]]\+/ /g' -e 's/ $//' -e '/^ *$/d' \
-		"$top/patches/series"
+	local v dir
+	v=$(version) || exit 1
+	dir=$top/patches/$v
+	{
+		[ ! -f "$dir/series" ] || sed 's/^/only /' "$dir/series"
+		[ ! -d "$dir" ] || find "$dir" -name '*.patch' -printf 'variant %f\n'
+		sed 's/^/all /' "$top/patches/series"
+	} | awk -v v="$v" '{ sub(/#.*/, "") }
+		NF < 2 { next }
+		$1 == "only" { before[$3] = before[$3] v "/" $2 "\n"; next }
+		$1 == "variant" { variant[$2] = 1; next }
+		{
+			name = $2
+			sub(/^[0-9]+-/, "", name)
+			printf "%s", before[name]
+			line = name in variant ? v "/" name : $2
+			for (i = 3; i <= NF; i++)
+				line = line " " $i
+			print line
+		}'
+}
+
+# series_patches: the paths of its patches.
+series_patches()
+{
+	series | awk -v dir="$top/patches/" '{ print dir $1 }'
+}
+
+# edited: the files that the patches of the series edit, by the headers of their diffs.
+edited()
+{
+	series_patches | xargs -d '\n' sed -n 's,^diff --git a/.* b/,,p' | sort -u
 }
 
 # kernel_dir KERNEL DEBUG
@@ -91,4 +168,37 @@ kernel_dir()
 	kasan) echo "$build/kernel-$1-kasan" ;;
 	*) die "DEBUG=$2: must be 1 or kasan" ;;
 	esac
+}
+
+# patience SECONDS: prints the same time for this machine as it is now. A limit of time
+# is there to end what hangs, not what is slow: it is meant for a machine that compiles
+# a small program in 0.1 s, and grows with the longest that this took since make test
+# or make demo was started.
+patience()
+{
+	local file=$build/slowness start end worst took
+	mkdir -p "$build"
+	start=$(date +%s%N)
+	gcc -O2 -c -o /dev/null "$top/demo/needed.c" 2>/dev/null || true
+	end=$(date +%s%N)
+	took=$(((end - start) / 1000000))
+	worst=$(cat "$file" 2>/dev/null) || true
+	[ "${worst:-100}" -ge $took ] || worst=$took
+	worst=${worst:-100}
+	echo "$worst" >"$file"
+	echo $(($1 * worst / 100))
+}
+
+# run_guest OUTPUT COMMAND...: runs a command that boots a guest and keeps its output in
+# a file too. If QEMU broke the guest (status 126 of boot.sh), all again, twice at most.
+run_guest()
+{
+	local output=$1 status
+	shift
+	for _ in 1 2 3; do
+		status=0
+		"$@" </dev/null | tee "$output" || status=$?
+		[ $status -eq 126 ] || break
+	done
+	return $status
 }

@@ -40,7 +40,8 @@ step lint "checkpatch, kernel-doc"
 mapfile -t new < <(series | cut -s -d' ' -f2- | tr ' ' '\n')
 cp="$src/scripts/checkpatch.pl"
 checkpatch=(perl "$cp" --strict --quiet --no-summary --show-types --root="$src")
-for p in "$top"/patches/[0-9]*.patch; do
+mapfile -t patches < <(series_patches)
+for p in "${patches[@]}"; do
 	grep -q '^diff --git ' "$p" || continue
 	check "checkpatch $(basename "$p")" "${checkpatch[@]}" "$p"
 done
@@ -59,7 +60,7 @@ step_done
 # Objects of the C files that the series adds or edits and that this config builds.
 mapfile -t files < <({
 	printf '%s\n' "${new[@]}"
-	sed -n 's,^diff --git a/.* b/,,p' "$top"/patches/[0-9]*.patch
+	edited
 } | sort -u | grep -E '^(mm|lib|kernel|fs|arch/x86)/.*\.c$' || true)
 [ ${#files[@]} -gt 0 ] || die "the series touches no C file"
 

@@ -24,10 +24,15 @@ lock race
 groups=$("$prog" -l | cut -d' ' -f1 | sort -u | wc -l)
 
 step race "$kernel, DEBUG=$debug${time:+, $time s for each of up to $groups groups}"
+# shellcheck disable=SC2317	# called by run_guest
+boot()
+{
+	KERNEL=$kernel DEBUG=$debug NAME=$name \
+		TIMEOUT=$((groups * ${time:-0} * 3 / 2 + $(patience 1200))) \
+		RUN="cd /tmp && exec '$prog' ${args[*]}" "$top/scripts/boot.sh" 2>&1
+}
 status=0
-KERNEL=$kernel DEBUG=$debug NAME=$name TIMEOUT=$((groups * ${time:-60} * 3 / 2 + 300)) \
-	RUN="cd /tmp && exec '$prog' ${args[*]}" "$top/scripts/boot.sh" </dev/null 2>&1 |
-	tee "$output" || status=$?
+run_guest "$output" boot || status=$?
 step_done
 # Whatever a case may lack, the test kernels have it.
 if [ "$kernel" = pte_ref ] && [ "$debug" != 0 ] && grep '# SKIP' "$output" >&2; then

@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: GPL-2.0
 # Brings the commits of a git tree back into this repository: edits to files
 # that Linux has become patches/NNNN-*.patch, files that Linux does not have
-# become files here. TREE names the tree, its tag "pristine" the base.
+# become files here. TREE names the tree, its tag "pristine" the base. If that is not
+# the first of the supported versions, only what must differ for it is written, to
+# patches/VERSION.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -25,6 +27,10 @@ fi
 mapfile -t commits < <("${git[@]}" rev-list --reverse pristine..HEAD)
 [ ${#commits[@]} -gt 0 ] || die "$tree has no commits on top of pristine"
 
+version=$("${git[@]}" show pristine:Makefile |
+	awk '$1 == "VERSION" { v = $3 } $1 == "PATCHLEVEL" { v = v "." $3 } END { print v }')
+supports "$version" ||
+	die "$tree is Linux $version: put that first into supported of scripts/lib.sh to move the base to it"
 lock refresh
 rm -rf "$work"
 mkdir -p "$work/patches" "$work/new"
@@ -111,7 +117,6 @@ for c in "${commits[@]}"; do
 	echo "$name${news[*]:+ ${news[*]}}" >>"$work/patches/series"
 done
 
-# Into place: only what differs, the series before anything goes.
 place()	# FROM TO
 {
 	[ -e "$2" ] && cmp -s "$1" "$2" && [ "$(stat -c %A "$1")" = "$(stat -c %A "$2")" ] && return
@@ -119,12 +124,83 @@ place()	# FROM TO
 	cp -p "$1" "$2.tmp.$$"
 	mv "$2.tmp.$$" "$2"
 }
+
+refreshed()
+{
+	rm -rf "$work"
+	# A linked worktree has no directory .git, and is not one that tree.sh made.
+	[ ! -d "$tree/.git" ] || "${git[@]}" rev-parse HEAD >"$tree/.git/refreshed"
+	log "[refresh] $n commits, $1"
+}
+
+# serves COMMIT PATCH [NEW FILE]...: the patch gives what the commit is.
+serves()
+{
+	local c=$1 patch=$2 index=(env GIT_INDEX_FILE="$work/index" "${git[@]}")
+	shift 2
+	"${index[@]}" read-tree "$c^"
+	if grep -q '^diff --git ' "$patch"; then
+		"${index[@]}" apply --cached "$patch" 2>/dev/null || return 1
+	fi
+	[ $# -eq 0 ] || "${index[@]}" ls-tree -r "$c" -- "$@" |
+		"${index[@]}" update-index --index-info
+	[ "$("${index[@]}" write-tree)" = "$("${git[@]}" rev-parse "$c^{tree}")" ]
+}
+
+# What this version needs beside the series for the first one.
+variants()
+{
+	local dir=$top/patches/$version out=$work/variants f i name only=() o
+	local patches words
+	mapfile -t patches < <(sed -e 's/#.*//' -e 's/ .*//' -e '/^$/d' "$top/patches/series")
+	mkdir -p "$out"
+	for ((i = 0; i < n; i++)); do
+		read -ra words <<<"$(sed -n "$((i + 3))p" "$work/patches/series")"
+		name=${words[0]#*-}
+		if [[ ${patches[0]:-} != ????-"$name" ]]; then
+			# Not the next one of the series: only for this version.
+			cp "$work/patches/${words[0]}" "$out/$name"
+			only+=("$name")
+			continue
+		fi
+		for o in "${only[@]}"; do
+			echo "$o $name" >>"$out/series"
+		done
+		only=()
+		for f in "${words[@]:1}"; do
+			cmp -s "$work/new/$f" "$top/$f" ||
+				die "$f differs from the one here: new files are the same for all versions"
+		done
+		serves "${commits[i]}" "$top/patches/${patches[0]}" "${words[@]:1}" ||
+			cp "$work/patches/${words[0]}" "$out/$name"
+		patches=("${patches[@]:1}")
+	done
+	[ ${#patches[@]} -eq 0 ] || die "patches/${patches[0]} has no commit in its place"
+	[ ${#only[@]} -eq 0 ] || die "${only[0]} has no patch of the series behind it"
+	[ ! -f "$out/series" ] ||
+		sed -i "1i # What only $version needs, each with the patch before which it goes." "$out/series"
+	mkdir -p "$dir"
+	for f in "$dir"/*; do
+		[ -e "$out/$(basename "$f")" ] || rm -f "$f"
+	done
+	for f in "$out"/*; do
+		[ ! -e "$f" ] || place "$f" "$dir/$(basename "$f")"
+	done
+	refreshed "$(find "$dir" -name '*.patch' | wc -l) patches differ for $version"
+}
+
+if [ "$version" != "${supported[0]}" ]; then
+	variants
+	exit
+fi
+
+# Into place: only what differs, the series before anything goes.
 old=()
 if [ -f "$top/patches/series" ]; then
 	while read -r _ rest; do
 		read -ra words <<<"$rest"
 		old+=("${words[@]}")
-	done < <(series)
+	done < <(sed -e 's/#.*//' "$top/patches/series")
 fi
 while IFS= read -r f; do
 	place "$work/new/$f" "$top/$f"
@@ -141,7 +217,4 @@ for f in "${old[@]}"; do
 		rmdir -p --ignore-fail-on-non-empty "$(dirname "$top/$f")" 2>/dev/null || true
 	fi
 done
-rm -rf "$work"
-# A linked worktree has no directory .git, and is not one that tree.sh made.
-[ ! -d "$tree/.git" ] || "${git[@]}" rev-parse HEAD >"$tree/.git/refreshed"
-log "[refresh] $n commits, ${#added[@]} new files"
+refreshed "${#added[@]} new files"

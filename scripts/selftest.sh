@@ -9,7 +9,6 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
 prog=$build/selftest/pte_ref
-limit=${TIMEOUT:-300}
 # This case passes on stock, and this one needs what stock lacks.
 pt_reclaim=reclaim.aligned
 skipped=data.no_growth
@@ -21,6 +20,12 @@ lock selftest
 # In the guest: swap on a loop device, then the program.
 guest="set -e; truncate -s 64M /tmp/swap; swap=\$(losetup -f --show /tmp/swap)
 	mkswap -q \"\$swap\"; swapon \"\$swap\"; cd /tmp; exec '$prog'"
+
+boot()	# KERNEL
+{
+	KERNEL=$1 NAME=selftest-$1 TIMEOUT=${TIMEOUT:-$(patience 300)} RUN=$guest \
+		"$top/scripts/boot.sh" 2>&1
+}
 
 # verdict KERNEL OUTPUT: what is wrong with a run, one to a line.
 verdict()
@@ -62,8 +67,7 @@ for kernel; do
 	console=$build/log/console-selftest-$kernel.log
 	status=0
 	step selftest "$kernel"
-	KERNEL=$kernel NAME=selftest-$kernel TIMEOUT=$limit RUN=$guest "$top/scripts/boot.sh" \
-		</dev/null >"$output" 2>&1 || status=$?
+	run_guest "$output" boot "$kernel" >/dev/null || status=$?
 	step_done
 	wrong=$(
 		verdict "$kernel" "$output"

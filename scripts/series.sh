@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Makes BUILD/pte_ref-v7.2.mbox, every commit for git am, and beside it
-# BUILD/pte_ref-v7.2.cover, the letter that goes before them (git am stops at a
+# Makes BUILD/pte_ref-vVERSION.mbox, every commit for git am, and beside it
+# BUILD/pte_ref-vVERSION.cover, the letter that goes before them (git am stops at a
 # message without a diff). Checked by git am on the pristine files.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
@@ -9,21 +9,19 @@ set -euo pipefail
 
 stock=$build/src/stock
 work=$build/series.work
-mbox=$build/pte_ref-v7.2.mbox
+version=$(version) || exit 1
+mbox=$build/pte_ref-v$version.mbox
 cover=$top/patches/cover-letter.txt
 
 lock series
 need git
-[ -f "$build/src/stock.stamp" ] || die "no source: run make source"
 [ -f "$cover" ] || die "patches/cover-letter.txt is missing"
 step series "$(series | wc -l) commits"
 rm -rf "$work"
 mkdir -p "$work/pristine" "$work/out"
 
 # Of the pristine tree, the files that the series edits are all that matters.
-while read -r p _; do
-	sed -n 's,^diff --git a/.* b/,,p' "$top/patches/$p"
-done < <(series) | sort -u | while read -r f; do
+edited | while read -r f; do
 	[ -e "$stock/$f" ] || continue
 	mkdir -p "$work/pristine/$(dirname "$f")"
 	cp -p "$stock/$f" "$work/pristine/$f"
@@ -46,7 +44,7 @@ GIT_COMMITTER_EMAIL=$("${git[@]}" log -1 --format=%ae)
 GIT_COMMITTER_DATE=$("${git[@]}" log -1 --format=%aD)
 export GIT_COMMITTER_NAME GIT_COMMITTER_EMAIL
 "${git[@]}" format-patch -q --zero-commit --no-signature --no-renames \
-	--subject-prefix='PATCH 7.2' --numbered --cover-letter \
+	--subject-prefix="PATCH $version" --numbered --cover-letter \
 	-o "$work/out" pristine..HEAD
 letter=$(find "$work/out" -name '0000-*')
 {

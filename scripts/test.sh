@@ -9,21 +9,49 @@ set -euo pipefail
 passed=0
 failed=0
 logs=$build/log/test
+# What is started below works on the same directory.
+export BUILD=$build
 tmp=$build/test.tmp
 
-run()	# NAME LIMIT: one check in a process of its own
+# run NAME SECONDS: one check in a process of its own. SECONDS is what it takes on a machine
+# of two cores if nothing is compiled yet: a limit that ends a hang follows from it, and
+# so does what make test says of the time that is left, unless this user's last run is
+# known.
+run()
 {
-	local start=$SECONDS
+	local start=$SECONDS took word=ok
 	rm -rf "$tmp"
 	mkdir -p "$tmp"
-	if timeout -k 10 "$2" "$top/scripts/test.sh" --one "$1" </dev/null >"$logs/$1.log" 2>&1; then
+	timeout -k 10 "$(patience $((4 * $2 + 600)))" "$top/scripts/test.sh" --one "$1" \
+		</dev/null >"$logs/$1.log" 2>&1 || word=FAIL
+	took=$((SECONDS - start))
+	if [ $word = ok ]; then
 		passed=$((passed + 1))
-		echo "ok $1 ($((SECONDS - start)) s)"
+		sed -i "/^$1 /d" "$durations"
+		echo "$1 $took" >>"$durations"
 	else
 		failed=$((failed + 1))
-		echo "FAIL $1 ($((SECONDS - start)) s)"
-		tail -n 20 "$logs/$1.log" | sed 's/^/    /'
 	fi
+	number=$((number + 1))
+	before=$((before + $(expected "$1" "$2")))
+	echo "$word $1 ($took s)$(left)"
+	[ $word = ok ] || tail -n 20 "$logs/$1.log" | sed 's/^/    /'
+}
+
+# expected NAME SECONDS: what a check takes, from the last run if there was one.
+expected()
+{
+	awk -v name="$1" -v took="$2" '$1 == name { took = $2 } END { print took }' "$durations"
+}
+
+# How much is left, at the pace of this run.
+left()
+{
+	local rest pace
+	[ "$number" -lt "$total" ] || return 0
+	pace=$((before > 20 ? (SECONDS - start) * 100 / before : 100))
+	rest=$(((all - before) * pace / 6000 + 1))
+	echo ", $number of $total, about $rest min left"
 }
 
 fail()
@@ -78,7 +106,7 @@ check_apply_again()
 check_series()
 {
 	"$top/scripts/series.sh"
-	grep -q '^Subject: ' "$build/pte_ref-v7.2.cover"
+	grep -q '^Subject: ' "$build/pte_ref-v$(version).cover"
 }
 
 check_kernel_stock()
@@ -100,11 +128,8 @@ check_off()
 # A 32-bit kernel cannot have the option, but shares struct ptdesc and the headers.
 check_32bit()
 {
-	local cc=gcc make symbols=(SMP SWAP SHMEM PROC_FS USERFAULTFD TRANSPARENT_HUGEPAGE)
-	if command -v ccache >/dev/null; then
-		cc="ccache gcc"
-		export CCACHE_DIR=${CCACHE_DIR:-$build/ccache}
-	fi
+	local cc make symbols=(SMP SWAP SHMEM PROC_FS USERFAULTFD TRANSPARENT_HUGEPAGE)
+	use_ccache
 	make=(kmake -C "$build/src/pte_ref" O="$build/kernel-32" ARCH=i386 CC="$cc" -j"$(nproc)")
 	mkdir -p "$build/kernel-32"
 	printf 'CONFIG_%s=y\n' "${symbols[@]}" >"$tmp/wanted"
@@ -185,9 +210,9 @@ check_bench_limits()
 # pte_ref=off: says so at boot and frees nothing.
 check_boot_off()
 {
-	KERNEL=pte_ref DEBUG=1 NAME=test-off TIMEOUT=200 APPEND=pte_ref=off \
-		RUN="dmesg | grep 'pte_ref: off' && ! grep -E '^pte_ref_[a-z_]+ [1-9]' /proc/vmstat" \
-		"$top/scripts/boot.sh"
+	export KERNEL=pte_ref DEBUG=1 NAME=test-off APPEND=pte_ref=off \
+		RUN="dmesg | grep 'pte_ref: off' && ! grep -E '^pte_ref_[a-z_]+ [1-9]' /proc/vmstat"
+	run_guest "$tmp/out" "$top/scripts/boot.sh"
 	"$top/scripts/check-log.sh" "$build/log/console-test-off.log"
 }
 
@@ -202,26 +227,41 @@ small_repo()
 			mkdir -p "$tmp/repo/$(dirname "$f")"
 			cp -p "$top/$f" "$tmp/repo/$f"
 		done
-		sed -n 's,^diff --git a/.* b/,,p' "$top/patches/$p"
-	done < <(series) | sort -u | while read -r f; do
+	done < <(series)
+	{ edited; echo Makefile; } | while read -r f; do
 		[ -e "$build/src/stock/$f" ] || continue
 		mkdir -p "$tmp/build/src/stock/$(dirname "$f")"
 		cp -p "$build/src/stock/$f" "$tmp/build/src/stock/$f"
 	done
-	cp "$build/src/stock.stamp" "$tmp/build/src/"
-	sed -i 's/^tree/small/' "$tmp/build/src/stock.stamp"
+	sed 's/^tree/small/' "$build/src/stock.stamp" >"$tmp/build/src/stock.stamp"
+}
+
+small()	# COMMAND...: on the copy
+{
+	env -u VERSION BUILD="$tmp/build" "$@"
+}
+
+# other_context FILE PATCH: the line that is the first context of the patch is another one
+# in the file and in the patch.
+other_context()
+{
+	local line
+	line=$(awk 'hunk && /^ ./ { print substr($0, 2); exit } /^@@/ { hunk = 1 }' "$2")
+	awk -v line="$line" '$0 == line { $0 = "/* another line */" } { print }' "$1" >"$tmp/file"
+	mv "$tmp/file" "$1"
+	awk -v line=" $line" '$0 == line { $0 = " /* another line */" } { print }' "$2"
 }
 
 check_broken_patch()
 {
 	local p
 	small_repo
-	p=$(cd "$tmp/repo/patches" && grep -l '^@@' -- *.patch | head -n 1)
+	p=$(series | awk '{ print $1; exit }')
 	# The first line of context of the first hunk is not what the file has.
 	awk '!done && hunk && /^ ./ { print " nothing like this"; done = 1; next }
 		/^@@/ { hunk = 1 } { print }' "$tmp/repo/patches/$p" >"$tmp/p"
 	mv "$tmp/p" "$tmp/repo/patches/$p"
-	says "patches/$p does not apply to 7.2" env BUILD="$tmp/build" "$tmp/repo/scripts/apply.sh"
+	says "patches/$p does not apply to $(version)" env -u VERSION BUILD="$tmp/build" "$tmp/repo/scripts/apply.sh"
 	tail -n 1 "$tmp/out" | grep -qE "$(sed -n 's,^diff --git a/.* b/,,p' "$top/patches/$p" |
 		head -n 1): Hunk #1 FAILED at [0-9]+" || fail "names neither file nor hunk"
 	[ ! -e "$tmp/build/src/pte_ref" ] || fail "a tree was left"
@@ -231,16 +271,84 @@ check_broken_patch()
 check_refresh()
 {
 	small_repo
-	BUILD=$tmp/build "$tmp/repo/scripts/tree.sh"
+	small "$tmp/repo/scripts/tree.sh"
 	cp -a "$tmp/repo" "$tmp/before"
-	BUILD=$tmp/build "$tmp/repo/scripts/refresh.sh"
+	small "$tmp/repo/scripts/refresh.sh"
 	diff -r "$tmp/before" "$tmp/repo"
 	echo "int changed;" >>"$tmp/build/tree/$(series | awk 'NF > 1 { print $2; exit }')"
-	says "uncommitted changes" env BUILD="$tmp/build" "$tmp/repo/scripts/refresh.sh"
-	says "holds work that is not in patches/" env BUILD="$tmp/build" "$tmp/repo/scripts/tree.sh"
+	says "uncommitted changes" env -u VERSION BUILD="$tmp/build" "$tmp/repo/scripts/refresh.sh"
+	says "holds work that is not in patches/" env -u VERSION BUILD="$tmp/build" "$tmp/repo/scripts/tree.sh"
 	git -C "$tmp/build/tree" -c user.name=t -c user.email=t@t commit -qam "late change"
-	says "fold that into" env BUILD="$tmp/build" "$tmp/repo/scripts/refresh.sh"
-	says "holds work that is not in patches/" env BUILD="$tmp/build" "$tmp/repo/scripts/tree.sh"
+	says "fold that into" env -u VERSION BUILD="$tmp/build" "$tmp/repo/scripts/refresh.sh"
+	says "holds work that is not in patches/" env -u VERSION BUILD="$tmp/build" "$tmp/repo/scripts/tree.sh"
+}
+
+# A version of Linux that needs another form of the first patch, and one patch more.
+check_variants()
+{
+	local first f name dir=$tmp/repo/patches/9.9
+	small_repo
+	sed -i '1,20s/^supported=(\(.*\))/supported=(\1 9.9)/' "$tmp/repo/scripts/lib.sh"
+	[ ! -d "$top/patches/$(version)" ] || cp -a "$top/patches/$(version)" "$dir"
+	sed -i 's/ [^ ]*$/ 9.9.1/' "$tmp/build/src/stock.stamp"
+	sed -i -e 's/^VERSION = .*/VERSION = 9/' -e 's/^PATCHLEVEL = .*/PATCHLEVEL = 9/' \
+		"$tmp/build/src/stock/Makefile"
+	first=$(series | awk '{ print $1; exit }')
+	name=${first#*-}
+	f=$(sed -n 's,^diff --git a/.* b/,,p' "$top/patches/$first" | head -n 1)
+	mkdir -p "$dir"
+	other_context "$tmp/build/src/stock/$f" "$top/patches/$first" >"$tmp/variant"
+	says "does not apply to 9.9" small "$tmp/repo/scripts/apply.sh"
+	cp "$tmp/variant" "$dir/$name"
+	sed -n '/^---$/q;p' "$tmp/variant" | sed 's/^Subject: .*/Subject: only for 9.9/' >"$dir/only-for-9.9.patch"
+	{
+		printf '%s\n' --- 'diff --git a/Makefile b/Makefile' '--- a/Makefile' '+++ b/Makefile' \
+			'@@ -1,4 +1,5 @@'
+		sed -n -e '1,4s/^/ /' -e '1,4p' -e '1a+# only for 9.9' "$tmp/build/src/stock/Makefile"
+	} >>"$dir/only-for-9.9.patch"
+	[ -s "$dir/series" ] ||
+		echo "# What only 9.9 needs, each with the patch before which it goes." >"$dir/series"
+	echo "only-for-9.9.patch $name" >>"$dir/series"
+	small "$tmp/repo/scripts/tree.sh"
+	[ "$(git -C "$tmp/build/tree" log --reverse --format=%s pristine.. | head -n 1)" = "only for 9.9" ] ||
+		fail "the patch of 9.9 alone is not in its place"
+	cp -a "$tmp/repo" "$tmp/before"
+	small "$tmp/repo/scripts/refresh.sh"
+	diff -r "$tmp/before" "$tmp/repo"
+}
+
+# The verdict of each patch on a version that has one context changed, near and far.
+check_port()
+{
+	local first f lines
+	small_repo
+	mkdir -p "$tmp/build/9.9"
+	mv "$tmp/build/src" "$tmp/build/9.9/src"
+	sed -i 's/ [^ ]*$/ 9.9.1/' "$tmp/build/9.9/src/stock.stamp"
+	[ ! -d "$top/patches/$(version)" ] || cp -a "$top/patches/$(version)" "$tmp/repo/patches/9.9"
+	first=$(series | awk '{ print $1; exit }')
+	f=$(sed -n 's,^diff --git a/.* b/,,p' "$top/patches/$first" | head -n 1)
+	port()	# VERDICT
+	{
+		rm -rf "$tmp/build/9.9/tree"
+		env -u LINUX BUILD="$tmp/build" VERSION=9.9 "$tmp/repo/scripts/port.sh" >"$tmp/out"
+		cat "$tmp/out"
+		grep -qF -- "${first##*/}: $1" "$tmp/out" || fail "not: $1"
+	}
+	port "as it is"
+	tail -n 1 "$tmp/out" | grep -qx "$(series | wc -l) as they are, 0 with fuzz, 0 not" ||
+		fail "the series applies, but not by port.sh"
+	cp "$tmp/build/9.9/src/stock/$f" "$tmp/f"
+	other_context "$tmp/build/9.9/src/stock/$f" "$top/patches/$first" >/dev/null
+	port "with fuzz: $f: #1"
+	# What the patch takes away is not there.
+	cp "$tmp/f" "$tmp/build/9.9/src/stock/$f"
+	lines=$(awk 'hunk && /^-./ { print substr($0, 2); exit } /^@@/ { hunk = 1 }' "$top/patches/$first")
+	awk -v line="$lines" '$0 != line' "$tmp/f" >"$tmp/build/9.9/src/stock/$f"
+	port "does not apply: $f: #1"
+	[ -s "$tmp/build/9.9/port/${first##*/}.rej" ] || fail "the hunk is not kept"
+	[ "$(git -C "$tmp/build/9.9/tree" rev-list --count pristine..)" -eq "$(series | wc -l)" ] ||
+		fail "not a commit for each patch"
 }
 
 check_wrong_version()
@@ -248,12 +356,30 @@ check_wrong_version()
 	mkdir -p "$tmp/linux"
 	printf 'VERSION = 6\nPATCHLEVEL = 12\nSUBLEVEL = 1\n' >"$tmp/linux/Makefile"
 	touch "$tmp/linux/Kbuild"
-	says "is Linux 6.12, not 7.2" env BUILD="$tmp/build" LINUX="$tmp/linux" "$top/scripts/fetch.sh"
+	says "is Linux 6.12: give LINUX=/path/to/a tree or tarball of Linux ${supported[0]}.y or ${supported[1]}.y" \
+		env -u VERSION BUILD="$tmp/build" LINUX="$tmp/linux" "$top/scripts/fetch.sh"
 	tar -C "$tmp" -czf "$tmp/linux.tar.gz" linux
-	says "is Linux 6.12, not 7.2" env BUILD="$tmp/build" LINUX="$tmp/linux.tar.gz" "$top/scripts/fetch.sh"
+	says "is Linux 6.12: give LINUX=" \
+		env -u VERSION BUILD="$tmp/build" LINUX="$tmp/linux.tar.gz" "$top/scripts/fetch.sh"
 	head -c 100 "$tmp/linux.tar.gz" >"$tmp/half.tar.gz"
-	says "cannot unpack" env BUILD="$tmp/build" LINUX="$tmp/half.tar.gz" "$top/scripts/fetch.sh"
-	says "does not exist" env BUILD="$tmp/build" LINUX="$tmp/none" "$top/scripts/fetch.sh"
+	says "cannot unpack" env -u VERSION BUILD="$tmp/build" LINUX="$tmp/half.tar.gz" "$top/scripts/fetch.sh"
+	says "VERSION=6.12 is not supported, ${supported[*]} are; to port the series: make port VERSION=6.12" \
+		env BUILD="$tmp/build" VERSION=6.12 "$top/scripts/fetch.sh"
+	says "does not exist" env -u VERSION BUILD="$tmp/build" LINUX="$tmp/none" "$top/scripts/fetch.sh"
+	[ ! -e "$tmp/build/src/stock" ] || fail "a tree was left"
+}
+
+# Debian has neither of the supported versions, or cannot be reached.
+check_no_version()
+{
+	local lists=$tmp/cache/pte_ref/dl/apt/lists
+	local fetch=(env -u VERSION BUILD="$tmp/build" XDG_CACHE_HOME="$tmp/cache" "$top/scripts/fetch.sh")
+	mkdir -p "$lists"
+	touch "$lists/none_Packages"
+	says "Debian has none of$(printf ' linux-source-%s' "${supported[@]}") now: give LINUX=/path/to/a tree or tarball of Linux ${supported[0]}.y or" \
+		"${fetch[@]}"
+	says "Debian has none of linux-source-${supported[1]} now: give LINUX=/path/to/a tree or tarball of Linux ${supported[1]}.y" \
+		env "${fetch[@]:0:3}" VERSION="${supported[1]}" "${fetch[@]:3}"
 	[ ! -e "$tmp/build/src/stock" ] || fail "a tree was left"
 }
 
@@ -269,12 +395,13 @@ check_boot()
 	local status=0 dir=$tmp/out
 	mkdir -p "$dir"
 	echo "of the host" >"$tmp/host"
-	RWDIR=$dir RUN="cat '$tmp/host'; echo error >&2; uname -r; cp '$tmp/host' '$dir/copy'
-		touch '$tmp/guest'; exit 7" TIMEOUT=200 boot_stock boot >"$tmp/stdout" 2>"$tmp/stderr" || status=$?
+	export RWDIR=$dir RUN="cat '$tmp/host'; echo error >&2; uname -r; cp '$tmp/host' '$dir/copy'
+		touch '$tmp/guest'; exit 7"
+	run_guest "$tmp/stdout" boot_stock boot 2>"$tmp/stderr" >/dev/null || status=$?
 	cat "$tmp/stdout" "$tmp/stderr"
 	[ "$status" -eq 7 ] || fail "exit status $status, not 7"
 	[ "$(head -n 1 "$tmp/stdout")" = "of the host" ] || fail "the host's files are not readable"
-	[[ $(sed -n 2p "$tmp/stdout") == 7.2* ]] || fail "no 7.2 kernel"
+	[[ $(sed -n 2p "$tmp/stdout") == "$(version)".* ]] || fail "no kernel of $(version)"
 	[ "$(wc -l <"$tmp/stdout")" -eq 2 ] || fail "more on stdout than the command said"
 	grep -qx error "$tmp/stderr" || fail "stderr is lost"
 	cmp "$tmp/host" "$dir/copy"
@@ -284,7 +411,7 @@ check_boot()
 
 check_boot_panic()
 {
-	says "guest died: Kernel panic" env KERNEL=stock NAME=test-panic TIMEOUT=200 \
+	says "guest died: Kernel panic" env KERNEL=stock NAME=test-panic \
 		RUN='echo c >/proc/sysrq-trigger; sleep 100' "$top/scripts/boot.sh"
 	grep -q 'sysrq' "$tmp/out" || fail "no console lines"
 	if "$top/scripts/check-log.sh" "$build/log/console-test-panic.log"; then
@@ -294,38 +421,45 @@ check_boot_panic()
 
 check_boot_hang()
 {
-	says "time limit of 60 s reached" env KERNEL=stock NAME=test-hang TIMEOUT=60 \
+	says "time limit of 20 s reached" env KERNEL=stock NAME=test-hang TIMEOUT=20 \
 		RUN='echo started; sleep 1000' "$top/scripts/boot.sh"
 }
 
+# What fails fast comes first, what needs no kernel before any kernel, the kernel with
+# most of the tests before the others.
 checks()
 {
-	run packages 600
-	run shellcheck 60
-	run source 900
-	run apply_again 60
-	run series 120
-	run broken_patch 60
-	run refresh 60
-	run wrong_version 60
-	run kernel_stock 1500
-	run lost_symbol 60
-	run boot 240
-	run boot_panic 240
-	run boot_hang 120
-	run selftest_stock 400
-	run kernel_pte_ref 1500
-	run bench 900
-	run bench_limits 60
-	run off 900
-	run 32bit 600
-	run kernel_debug 1800
-	run boot_off 240
-	run kunit_x86 400
-	run selftest 600
-	run race 400
-	run race_pairs 400
-	run kunit_um 1500
+	cat <<-END
+		packages 30
+		shellcheck 2
+		source 40
+		wrong_version 1
+		no_version 1
+		apply_again 1
+		broken_patch 1
+		variants 10
+		port 10
+		refresh 5
+		series 3
+		lost_symbol 6
+		32bit 100
+		kernel_debug 500
+		boot_off 15
+		kunit_x86 60
+		selftest 100
+		race 60
+		race_pairs 80
+		kernel_stock 300
+		boot 20
+		boot_panic 10
+		boot_hang 20
+		selftest_stock 90
+		kernel_pte_ref 300
+		bench 240
+		bench_limits 1
+		off 100
+		kunit_um 300
+	END
 }
 
 if [ "${1:-}" = --one ]; then
@@ -336,16 +470,27 @@ fi
 # Each check says itself what it boots and builds.
 unset KUNIT_CONFIG FILTER KERNEL DEBUG QUICK TIME GROUP RUN TIMEOUT RWDIR TREE MEM CPUS APPEND QEMU_OPTS
 start=$SECONDS
-mkdir -p "$logs"
+mkdir -p "$logs" "$cache"
 lock test
+rm -f "$build/slowness"
+durations=$cache/durations${VERSION:+-$VERSION}
+touch "$durations"
 if [ $# -gt 0 ]; then
 	for c; do
 		declare -F "check_$c" >/dev/null || die "no check is called $c"
-		run "$c" 2400
 	done
+	list=$(for c; do checks | grep "^$c " || echo "$c 600"; done)
 else
-	checks
+	list=$(checks)
 fi
+number=0 before=0 all=0
+total=$(wc -l <<<"$list")
+while read -r name seconds; do
+	all=$((all + $(expected "$name" "$seconds")))
+done <<<"$list"
+while read -r -u 3 name seconds; do
+	run "$name" "$seconds"
+done 3<<<"$list"
 rm -rf "$tmp"
 log "[test] $((SECONDS - start)) s"
 echo "$passed passed, $failed failed"

@@ -6,7 +6,6 @@ set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
-stock=$build/src/stock
 tree=$(realpath -m "${TREE:-$build/tree}")
 git=(git -C "$tree" -c core.quotePath=false -c commit.gpgSign=false -c core.hooksPath=/dev/null
 	-c gc.auto=0)
@@ -28,20 +27,10 @@ if [ -d "$tree" ]; then
 	fi
 fi
 if [ ! -d "$tree" ]; then
-	step tree "git tree of the stock source"
-	need_space "$build" 3000
-	rm -rf "$tree.tmp"
-	cp -a "$stock" "$tree.tmp"
-	git init -q -b pte_ref "$tree.tmp"
-	git -C "$tree.tmp" add -f -A
-	GIT_AUTHOR_DATE='1970-01-01T00:00:00Z' GIT_COMMITTER_DATE='1970-01-01T00:00:00Z' \
-		git -C "$tree.tmp" -c user.name=pristine -c user.email=pristine@localhost \
-		-c commit.gpgSign=false -c gc.auto=0 commit -q -m "Linux $(sed 's/.* //' "$build/src/stock.stamp")"
-	git -C "$tree.tmp" tag pristine
+	"$top/scripts/pristine.sh" "$tree.tmp"
 	cp "$build/src/stock.stamp" "$tree.tmp/.git/source"
 	git -C "$tree.tmp" rev-parse HEAD >"$tree.tmp/.git/refreshed"
 	mv "$tree.tmp" "$tree"
-	step_done
 fi
 
 step tree "commits of patches/series"

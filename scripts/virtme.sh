@@ -14,8 +14,8 @@ fi
 lock virtme
 if [ ! -x "$dir/usr/bin/virtme-run" ]; then
 	need dpkg-deb
-	deb=${VIRTME:-$("$top/scripts/debian-get.sh" virtme-ng '^1\.' \
-		"give VIRTME=/path/to/virtme-ng.deb")} || exit 1
+	deb=${VIRTME:-$("$top/scripts/debian-get.sh" "give VIRTME=/path/to/virtme-ng.deb" \
+		virtme-ng '^1\.')} || exit 1
 	rm -rf "$dir" "$dir.tmp"
 	dpkg-deb -x "$deb" "$dir.tmp" || die "$deb is no Debian package"
 	init=$dir.tmp/usr/lib/python3/dist-packages/virtme/guest/virtme-init

@@ -249,8 +249,7 @@ enum entry_op {
 	OP_PTEP_CLEAR,
 	OP_GET_AND_CLEAR,
 	/* not present */
-	OP_CLEAR_NOT_PRESENT,
-	OP_CLEAR_NOT_PRESENT_FULL,
+	OP_CLEAR_NONPRESENT,
 	/* present, consecutive pages */
 	OP_CLEAR,
 	OP_CLEAR_FULL,
@@ -291,11 +290,8 @@ static void do_op(struct table *t, enum entry_op op, unsigned int i, unsigned in
 		for (k = 0; k < nr; k++)
 			ptep_get_and_clear(mm, addr + k * PAGE_SIZE, ptep + k);
 		break;
-	case OP_CLEAR_NOT_PRESENT:
-		clear_not_present_full_ptes(mm, addr, ptep, nr, 0);
-		break;
-	case OP_CLEAR_NOT_PRESENT_FULL:
-		clear_not_present_full_ptes(mm, addr, ptep, nr, 1);
+	case OP_CLEAR_NONPRESENT:
+		clear_nonpresent_ptes(mm, addr, ptep, nr);
 		break;
 	case OP_CLEAR:
 		clear_full_ptes(mm, addr, ptep, nr, 0);
@@ -706,8 +702,8 @@ static void kinds_of_entries(struct kunit *test)
 
 	for (op = OP_PTE_CLEAR; op < OP_MODIFY_PROT; op++) {
 		if (kind_is_present(kind) ?
-		    op == OP_PTE_CLEAR || op == OP_CLEAR_NOT_PRESENT ||
-		    op == OP_CLEAR_NOT_PRESENT_FULL : op >= OP_CLEAR)
+		    op == OP_PTE_CLEAR || op == OP_CLEAR_NONPRESENT :
+		    op >= OP_CLEAR)
 			continue;
 		/* Then nobody asks for the count, and it may be left out. */
 		if ((op == OP_CLEAR_FULL || op == OP_GET_AND_CLEAR_BATCH_FULL) &&
@@ -718,7 +714,7 @@ static void kinds_of_entries(struct kunit *test)
 		do_op(t, op, 7, 1);
 		expect_count(t, 2, 0);
 		/* Again: there is nothing to clear. */
-		if (op <= OP_CLEAR_NOT_PRESENT_FULL)
+		if (op <= OP_CLEAR_NONPRESENT)
 			do_op(t, op, 7, 1);
 		expect_count(t, 2, 0);
 	}
@@ -858,7 +854,7 @@ static void batch_clear(struct kunit *test)
 		OP_CLEAR_FULL, OP_GET_AND_CLEAR_BATCH_FULL,
 	};
 	static const enum entry_op other[] = {
-		OP_PTE_CLEAR, OP_CLEAR_NOT_PRESENT, OP_CLEAR_NOT_PRESENT_FULL,
+		OP_PTE_CLEAR, OP_CLEAR_NONPRESENT,
 	};
 	struct table *t = test->priv;
 	int k;
@@ -1765,12 +1761,12 @@ static void switch_under_load(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, pte_ref_is_percpu(t->ref));
 	for (i = 0; i < 50; i++) {
 		set_entries(t, SWAP, 1 + i * 10, 10);
-		do_op(t, OP_CLEAR_NOT_PRESENT, 1 + i * 10, 5);
+		do_op(t, OP_CLEAR_NONPRESENT, 1 + i * 10, 5);
 	}
 	let_users_run(t, users, 10);
 	KUNIT_EXPECT_TRUE(test, pte_ref_start_switch(t->ref, false));
 	let_users_run(t, users, 10);
-	do_op(t, OP_CLEAR_NOT_PRESENT, 1, 300);
+	do_op(t, OP_CLEAR_NONPRESENT, 1, 300);
 	rcu_barrier();
 	KUNIT_EXPECT_TRUE(test, test_bit(PTE_REF_SWITCHED, &t->ref->state));
 	let_users_run(t, users, 10);
@@ -2540,8 +2536,7 @@ static void model_step(struct table *t, struct model *m)
 		nr = model_run(m, i, nr, false);
 		if (!nr)
 			break;
-		op = (r >> 17) % 3;
-		op = op ? OP_CLEAR_NOT_PRESENT + op - 1 : OP_PTE_CLEAR;
+		op = (r >> 17) % 2 ? OP_CLEAR_NONPRESENT : OP_PTE_CLEAR;
 		do_op(t, op, i, nr);
 		model_fill(m, NONE, i, nr);
 		break;

@@ -380,6 +380,23 @@ static bool thp_is_on(void)
 	return enabled && !strstr(enabled, "[never]");
 }
 
+/* A VMA that starts at @p, of the size of a table, is mapped by a huge page. */
+static bool is_huge(struct area *a, char *p)
+{
+	char line[512], start[32];
+	size_t kb = 0;
+	FILE *smaps = fopen("/proc/self/smaps", "r");
+
+	if (!smaps)
+		return false;
+	snprintf(start, sizeof(start), "%08lx-", (unsigned long)p);
+	if (check_for_pattern(smaps, start, line, sizeof(line)) &&
+	    check_for_pattern(smaps, "AnonHugePages:", line, sizeof(line)))
+		sscanf(line, "AnonHugePages: %zu kB", &kb);
+	fclose(smaps);
+	return kb == a->table_size / 1024;
+}
+
 /* A huge page at @p, or NULL. */
 static char *map_huge(struct area *a, char *p)
 {
@@ -391,7 +408,7 @@ static char *map_huge(struct area *a, char *p)
 		if (p == MAP_FAILED || madvise(p, a->table_size, MADV_HUGEPAGE))
 			return NULL;
 		fill(a, p, a->table_size);
-		if (check_huge_anon(p, 1, a->table_size))
+		if (is_huge(a, p))
 			return p;
 	} while (now_ms() < end);
 	return NULL;
@@ -1177,6 +1194,26 @@ TEST_F(reclaim, thp_split)
 	expect_freed_soon(_metadata, a, 0);
 }
 
+/* Reclaim splits the huge page, which takes its table out of reserve. */
+TEST_F(reclaim, thp_madv_free)
+{
+	struct area *a = &self->a;
+	size_t len = a->table_size;
+	char *p;
+
+	if (!thp_is_on())
+		SKIP(return, "no transparent huge pages");
+	p = map_huge(a, table(a, 0));
+	if (!p)
+		SKIP(return, "no huge page to be had");
+	ASSERT_EQ(madvise(p, len, MADV_FREE), 0);
+	ASSERT_TRUE(is_huge(a, p));
+	ASSERT_EQ(pageout(a, p, len), 0);
+	ASSERT_EQ(count_pagemap(a, p, len, PM_PRESENT | PM_SWAP), 0);
+	expect_freed_soon(_metadata, a, 0);
+	ASSERT_EQ(nonzero_pages(a, p, len), 0);
+}
+
 TEST_F(reclaim, thp_collapsed)
 {
 	struct area *a = &self->a;
@@ -1189,7 +1226,7 @@ TEST_F(reclaim, thp_collapsed)
 	fill(a, p, len);
 	if (collapse(a, p))
 		SKIP(return, "MADV_COLLAPSE: %s", strerror(errno));
-	ASSERT_TRUE(check_huge_anon(p, 1, len));
+	ASSERT_TRUE(is_huge(a, p));
 	ASSERT_EQ(tables(a), 1);
 	ASSERT_EQ(bad_pages(a, p, len), 0);
 	ASSERT_EQ(zap_pages(a, p, len / 2), 0);

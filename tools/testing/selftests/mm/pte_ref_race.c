@@ -754,6 +754,35 @@ static int check_writeprotected(void)
 	return check_pagemap(p, PM_UFFD_WP, "write protected");
 }
 
+#ifdef UFFDIO_RWPROTECT
+static int setup_scan(void);
+static long scan(uint64_t flags, uint64_t mask, uint64_t anyof, uint64_t ret_mask);
+
+static int op_rwprotect(void)
+{
+	struct uffdio_rwprotect arg = {
+		.range = P_RANGE, .mode = UFFDIO_RWPROTECT_MODE_RWP,
+	};
+
+	return uffd_do(UFFDIO_RWPROTECT, arg, 0);
+}
+
+/* What is there can be seen to be protected, and is as it was. */
+static int check_rwprotected(void)
+{
+	long n = scan(0, PAGE_IS_ACCESSED, 0, PAGE_IS_ACCESSED);
+
+	if (n > 0)
+		return bad("%ld pages are called accessed after they were protected", n);
+	if (n < 0 || check_data())
+		return -1;
+	n = scan(0, PAGE_IS_ACCESSED, 0, PAGE_IS_ACCESSED);
+	if (n >= 0 && n != np && !lossy)
+		return bad("%ld of %d pages are called accessed after they were", n, np);
+	return n < 0 ? -1 : 0;
+}
+#endif
+
 /* A zap leaves the markers of shared memory. */
 static int undo_writeprotect(void)
 {
@@ -988,6 +1017,26 @@ static int check_scan_wp(void)
 	return n < 0 ? -1 : check_writeprotected();
 }
 
+/* Protects what is written and there, so nothing, with a table and without one. */
+static int op_scan_no_vector(void)
+{
+	struct pm_scan_arg arg = {
+		.size = sizeof(arg), .flags = PM_SCAN_WP_MATCHING | PM_SCAN_CHECK_WPASYNC,
+		.start = (unsigned long)p, .end = (unsigned long)p + bytes(),
+		.category_mask = PAGE_IS_WRITTEN | PAGE_IS_PRESENT,
+		.return_mask = PAGE_IS_WRITTEN,
+	};
+	long n;
+
+	if (ioctl(pagemap, PAGEMAP_SCAN, &arg))
+		return bad_errno("PAGEMAP_SCAN without a vector");
+	n = scan(0, PAGE_IS_WRITTEN, 0, PAGE_IS_WRITTEN);
+	if (n >= 0 && n != np)
+		return bad("%d of %d pages that are not there were protected",
+			   (int)(np - n), np);
+	return n < 0 ? -1 : 0;
+}
+
 /* Victims: GUP and futex */
 
 static int op_gup_write(void)
@@ -1187,6 +1236,7 @@ static int undo_remap(void)
 #define MISSING	UFFDIO_REGISTER_MODE_MISSING
 #define MINOR	UFFDIO_REGISTER_MODE_MINOR
 #define WP	UFFDIO_REGISTER_MODE_WP
+#define RWP	UFFDIO_REGISTER_MODE_RWP
 
 static const struct victim victims[] = {
 	{
@@ -1258,6 +1308,13 @@ static const struct victim victims[] = {
 		.flags = OWN_FILE | EXACT_OWN | EXACT_PUNCH,
 		.op = op_writeprotect, .check = check_writeprotected,
 		.undo = undo_writeprotect,
+#ifdef UFFDIO_RWPROTECT
+	}, {
+		.name = "uffd_rwp", UFFD, .memory = ANON, .uffd_mode = RWP,
+		.uffd_features = UFFD_FEATURE_RWP | UFFD_FEATURE_RWP_ASYNC,
+		.setup = setup_scan, .prepare = fill, .op = op_rwprotect,
+		.check = check_rwprotected,
+#endif
 	}, {
 		.name = "mprotect_wp", PROTECT, .memory = SHARED, .uffd_mode = WP,
 		.uffd_features = UFFD_FEATURE_WP_HUGETLBFS_SHMEM,
@@ -1321,6 +1378,11 @@ static const struct victim victims[] = {
 		.name = "scan_wp", OTHER, .attackers = ALL, .memory = ANON, .uffd_mode = WP,
 		.uffd_features = UFFD_FEATURE_WP_ASYNC | UFFD_FEATURE_WP_UNPOPULATED,
 		.setup = setup_scan, .op = op_scan_wp, .check = check_scan_wp,
+	}, {
+		.name = "scan_no_vector", OTHER, .attackers = ALL, .memory = ANON,
+		.uffd_mode = WP,
+		.uffd_features = UFFD_FEATURE_WP_ASYNC | UFFD_FEATURE_WP_UNPOPULATED,
+		.setup = setup_scan, .op = op_scan_no_vector,
 	}, {
 		.name = "gup_write", OTHER, .attackers = ALL, .memory = ANON,
 		.prepare = prepare_buffer, .op = op_gup_write, .check = check_data,
