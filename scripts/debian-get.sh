@@ -24,10 +24,14 @@ lock download "$cache"
 # What is kept of the first of the packages that is kept at all.
 kept()
 {
-	local i
+	local i files
 	for ((i = 0; i < ${#wanted[@]}; i += 2)); do
-		find "$dl/" -maxdepth 1 -name "${wanted[i]}_*.deb"
-	done | head -n 1
+		mapfile -t files < <(compgen -G "$dl/${wanted[i]}_*.deb")
+		if [ ${#files[@]} -gt 0 ]; then
+			echo "${files[0]}"
+			return
+		fi
+	done
 }
 
 # Without Debian what is kept will do.
@@ -84,7 +88,7 @@ if [ -z "$version" ]; then
 fi
 
 deb=$dl/${package}_${version//:/%3a}_
-file=$(compgen -G "$deb*.deb" | head -n 1) || true
+file=$(compgen -G "$deb*.deb") || true
 if [ -z "$file" ]; then
 	need_space "$dl" 400
 	step fetch "$package $version from Debian"
@@ -97,6 +101,6 @@ if [ -z "$file" ]; then
 	rm -f "$dl/${package}"_*.deb
 	mv "$dl/tmp/${package}"_*.deb "$dl/"
 	step_done
-	file=$(compgen -G "$deb*.deb" | head -n 1)
+	file=$(compgen -G "$deb*.deb")
 fi
 echo "$file"

@@ -19,7 +19,8 @@ tmp=$build/test.tmp
 # known.
 run()
 {
-	local start=$SECONDS took word=ok
+	local start=$SECONDS took word=ok usual
+	usual=$(expected "$1" "$2")
 	rm -rf "$tmp"
 	mkdir -p "$tmp"
 	timeout -k 10 "$(patience $((4 * $2 + 600)))" "$top/scripts/test.sh" --one "$1" \
@@ -33,7 +34,11 @@ run()
 		failed=$((failed + 1))
 	fi
 	number=$((number + 1))
-	before=$((before + $(expected "$1" "$2")))
+	before=$((before + usual))
+	if [ "$usual" -ge 60 ]; then
+		long=$((long + usual))
+		long_took=$((long_took + took))
+	fi
 	echo "$word $1 ($took s)$(left)"
 	[ $word = ok ] || tail -n 20 "$logs/$1.log" | sed 's/^/    /'
 }
@@ -44,12 +49,14 @@ expected()
 	awk -v name="$1" -v took="$2" '$1 == name { took = $2 } END { print took }' "$durations"
 }
 
-# How much is left, at the pace of this run.
+# How much is left, at the pace of the long checks of this run; before the first of them at
+# that of this machine.
 left()
 {
 	local rest pace
 	[ "$number" -lt "$total" ] || return 0
-	pace=$((before > 20 ? (SECONDS - start) * 100 / before : 100))
+	pace=$(cat "$build/slowness")
+	[ $long -eq 0 ] || pace=$((long_took * 100 / long))
 	rest=$(((all - before) * pace / 6000 + 1))
 	echo ", $number of $total, about $rest min left"
 }
@@ -383,10 +390,100 @@ check_no_version()
 	[ ! -e "$tmp/build/src/stock" ] || fail "a tree was left"
 }
 
+# The first package that Debian has; the newest version of it, which replaces an older
+# one; what is kept, if Debian cannot be reached.
+check_debian_get()
+{
+	local dl=$tmp/cache/pte_ref/dl
+	local get=(env XDG_CACHE_HOME="$tmp/cache" PATH="$tmp/bin:$PATH" "$top/scripts/debian-get.sh"
+		"name one" linux-source-9.2 '^9\.2[.-]' linux-source-9.1 '^9\.1[.-]')
+	mkdir -p "$tmp/bin" "$dl/apt/lists"
+	touch "$dl/apt/lists/some_Packages"
+	cat >"$tmp/bin/apt-cache" <<-END
+		#!/bin/sh
+		for last; do :; done
+		sed -n "s/^\$last /\$last | /p" "$tmp/has"
+	END
+	cat >"$tmp/bin/apt-get" <<-END
+		#!/bin/sh
+		for last; do :; done
+		[ ! -e "$tmp/offline" ] && : >"\${last%=*}_\${last#*=}_all.deb"
+	END
+	chmod +x "$tmp/bin"/*
+	gets()	# NAME: it is that, and nothing else is kept
+	{
+		"${get[@]}" >"$tmp/got"
+		grep -qx "$dl/$1" "$tmp/got" || fail "not $1 but $(cat "$tmp/got")"
+		[ "$(cd "$dl" && echo *.deb)" = "${2:-$1}" ] || fail "kept: $(cd "$dl" && echo *.deb)"
+	}
+	echo "linux-source-9.1 9.1.9-1" >"$tmp/has"
+	gets linux-source-9.1_9.1.9-1_all.deb
+	echo "linux-source-9.1 9.1.10-1" >>"$tmp/has"
+	gets linux-source-9.1_9.1.10-1_all.deb
+	echo "linux-source-9.2 9.2~rc3-1" >>"$tmp/has"
+	gets linux-source-9.1_9.1.10-1_all.deb
+	echo "linux-source-9.2 9.2.1-1" >>"$tmp/has"
+	touch "$tmp/offline"
+	gets linux-source-9.1_9.1.10-1_all.deb
+	rm "$tmp/offline"
+	gets linux-source-9.2_9.2.1-1_all.deb \
+		"linux-source-9.1_9.1.10-1_all.deb linux-source-9.2_9.2.1-1_all.deb"
+	: >"$tmp/has"
+	gets linux-source-9.2_9.2.1-1_all.deb \
+		"linux-source-9.1_9.1.10-1_all.deb linux-source-9.2_9.2.1-1_all.deb"
+}
+
 check_lost_symbol()
 {
 	says "does not take from configs/: CONFIG_NO_SUCH_SYMBOL=y" env KERNEL=stock DEBUG=0 \
 		EXTRA_CONFIG=NO_SUCH_SYMBOL=y OUT="$tmp/kernel" "$top/scripts/kernel.sh"
+}
+
+# A limit of time follows the machine: here one that compiles in half a second.
+check_patience()
+{
+	local limit
+	mkdir -p "$tmp/bin"
+	printf '#!/bin/sh\nsleep 0.5\n' >"$tmp/bin/gcc"
+	chmod +x "$tmp/bin/gcc"
+	limit=$(build=$tmp PATH=$tmp/bin:$PATH patience 100)
+	[ "$limit" -ge 500 ] || fail "100 s are $limit s on a machine five times slower"
+	# Not shorter again within the run.
+	limit=$(build=$tmp patience 100)
+	[ "$limit" -ge 500 ] || fail "the limit falls to $limit s within a run"
+}
+
+# Guests that QEMU breaks, once before the command starts, once while it runs; in the
+# place of virtme-run a program that writes such consoles.
+check_broken_guest()
+{
+	local status=0
+	mkdir -p "$tmp/virtme/usr/bin"
+	cat >"$tmp/virtme/usr/bin/virtme-run" <<-'END'
+		#!/bin/bash
+		console=$(printf '%s\n' "$@" | sed -n 's/^chardev.console.path=//p')
+		n=$(($(cat "$COUNT" 2>/dev/null || echo 0) + 1))
+		echo $n >"$COUNT"
+		case $n in
+		1) echo 'Oops: int3: 0000 [#1]' >"$console"; exit 1 ;;
+		2) printf '%s\n' 'virtme-init: starting script' 'Oops: int3: 0000 [#1]' >"$console"
+			echo half; exit 1 ;;
+		*) printf '%s\n' 'virtme-init: starting script' 'virtme-init: script returned' >"$console"
+			echo whole; exit 7 ;;
+		esac
+	END
+	chmod +x "$tmp/virtme/usr/bin/virtme-run"
+	export COUNT=$tmp/count VIRTME=$tmp/virtme IMAGE=$tmp/count ACCEL=tcg NAME=test-broken \
+		RUN=true RWDIR=$tmp
+	echo 0 >"$COUNT"
+	"$top/scripts/boot.sh" || status=$?
+	[ $status -eq 126 ] || fail "status $status, not 126"
+	[ "$(cat "$COUNT")" -eq 2 ] || fail "not booted again at once"
+	echo 0 >"$COUNT"
+	status=0
+	run_guest "$tmp/out" "$top/scripts/boot.sh" || status=$?
+	[ $status -eq 7 ] || fail "status $status, not that of the command"
+	[ "$(cat "$tmp/out")" = whole ] || fail "the output of the broken run is kept"
 }
 
 # Output, exit status, host files to read, one directory to write.
@@ -431,10 +528,13 @@ checks()
 {
 	cat <<-END
 		packages 30
-		shellcheck 2
+		shellcheck 5
+		patience 1
+		broken_guest 1
 		source 40
 		wrong_version 1
 		no_version 1
+		debian_get 1
 		apply_again 1
 		broken_patch 1
 		variants 10
@@ -483,7 +583,7 @@ if [ $# -gt 0 ]; then
 else
 	list=$(checks)
 fi
-number=0 before=0 all=0
+number=0 before=0 all=0 long=0 long_took=0
 total=$(wc -l <<<"$list")
 while read -r name seconds; do
 	all=$((all + $(expected "$name" "$seconds")))
