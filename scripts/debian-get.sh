@@ -55,7 +55,9 @@ opt=(-o "Dir::Etc::SourceList=$d/etc/sources.list" -o Dir::Etc::SourceParts=/dev
 	-o "Dir::State::Lists=$d/lists" -o "Dir::Cache=$d/cache"
 	-o Acquire::Retries=3 -o APT::Sandbox::User=root)
 
+asked=
 if [ -z "$(lists -mmin -1440)" ]; then
+	asked=1
 	# shellcheck disable=SC2016	# apt expands these
 	uri=$(apt-get indextargets --format '$(ORIGIN)|$(LABEL)|$(COMPONENT)|$(REPO_URI)' |
 		awk -F'|' '$1 == "Debian" && $2 == "Debian" && $3 == "main" { print $4; exit }')
@@ -95,8 +97,14 @@ if [ -z "$file" ]; then
 	# apt verifies the checksum; the file appears under its name only when whole.
 	rm -rf "$dl/tmp"
 	mkdir -p "$dl/tmp"
-	(cd "$dl/tmp" && apt-get -q "${opt[@]}" download "$package=$version") >>"$out" 2>&1 ||
+	if ! (cd "$dl/tmp" && apt-get -q "${opt[@]}" download "$package=$version") >>"$out" 2>&1; then
+		[ -n "$asked" ] || {
+			log "[fetch] $package $version is gone, looking again what Debian has"
+			rm -rf "$d/lists"
+			exec "$0" "$hint" "${wanted[@]}"
+		}
 		fallback "download of $package $version failed (see $out)"
+	fi
 	# Versions that this one replaces.
 	rm -f "$dl/${package}"_*.deb
 	mv "$dl/tmp/${package}"_*.deb "$dl/"
