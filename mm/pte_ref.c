@@ -998,12 +998,12 @@ bool pte_ref_empty_locked(struct mm_struct *mm, pmd_t *pmd, unsigned long addr)
 }
 
 /*
- * Below vmf_hold_pte_table().  Not if nobody is there who would free the table: other
- * users of the mm, or the work, since each table that it is to look at has an mm_count.
- * The work drops that after mmget_not_zero(), which is ordered, and has the mm until it
- * has freed the tables.  So who reads mm_count first and finds it dropped sees mm_users.
- * Without either only truncate and reclaim can empty the table meanwhile, and a fault
- * that loses it comes again.
+ * Slow path of vmf_hold_pte_table().  Not if nobody can free the table: no other
+ * mm_users, and no deferred work, which has an mm_count from the time when a table is
+ * queued until it has freed what it found.  That is dropped by mmdrop(), which is
+ * ordered: a fault that does not see it sees what the work did.  Without either only
+ * truncate and reclaim can empty the table meanwhile, and a fault that loses it is
+ * retried.
  */
 void __vmf_hold_pte_table(struct vm_fault *vmf)
 {
@@ -1108,7 +1108,7 @@ static bool pte_ref_range_ok(struct mm_struct *mm, unsigned long addr)
 
 /* Tables that deferred work has found, to be freed under one flush. */
 struct pte_ref_group {
-	struct mm_struct *mm;	/* mmap_lock held for read, or NULL */
+	struct mm_struct *mm;	/* mmap_lock held for read, or NULL; an mm_count */
 	pmd_t *pmd;		/* of the first table of the group */
 	unsigned long addr;	/* where its range starts */
 	u64 mask;		/* tables to free */
@@ -1130,8 +1130,25 @@ static void pte_ref_group_end(struct pte_ref_group *group)
 		return;
 	pte_ref_group_free(group);
 	mmap_read_unlock(group->mm);
-	mmput_async(group->mm);
+	mmdrop(group->mm);
 	group->mm = NULL;
+}
+
+/*
+ * No mm_users is taken: the last one to be dropped tears the mm down, and would do so
+ * after the exit of the process, which its parent has been told of, has left files
+ * busy and memory in use.  mm_count, mmap_lock for read and the look for a VMA in
+ * pte_ref_range_ok() suffice: exit_mmap() frees tables under mmap_lock for write, and
+ * leaves no VMA when it drops it.  It waits for this group of tables at most.
+ */
+static bool pte_ref_group_start(struct pte_ref_group *group, struct mm_struct *mm)
+{
+	if (!mmap_read_trylock(mm))
+		return false;
+	mmgrab(mm);
+	group->mm = mm;
+	group->seen = 0;
+	return true;
 }
 
 /* Look at the table of a ref that was queued. */
@@ -1144,7 +1161,8 @@ static void pte_ref_group_add(struct pte_ref_group *group, struct pte_ref *ref)
 	pmd_t *pmd, pmdval;
 	bool same;
 
-	if (!pte_ref_range_ok(mm, addr))
+	/* All tables of an mm that exits are about to go. */
+	if (!atomic_read(&mm->mm_users) || !pte_ref_range_ok(mm, addr))
 		return;
 	pmd = pte_ref_find_pmd(mm, addr);
 	if (!pmd)
@@ -1185,15 +1203,11 @@ static void pte_ref_work_fn(struct work_struct *work)
 			pte_ref_group_end(&group);
 		if (!group.mm)
 			cond_resched();
-		if (!dead && !group.mm && mmget_not_zero(mm)) {
+		if (!dead && !group.mm && atomic_read(&mm->mm_users) &&
+		    !pte_ref_group_start(&group, mm)) {
 			/* Do not let one mm hold up the tables of others. */
-			if (!mmap_read_trylock(mm)) {
-				mmput_async(mm);
-				pte_ref_queue_add(ref);
-				continue;
-			}
-			group.mm = mm;
-			group.seen = 0;
+			pte_ref_queue_add(ref);
+			continue;
 		}
 
 		/* From here on whoever sees zero queues it again. */

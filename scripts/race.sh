@@ -14,7 +14,7 @@ time=${TIME:-}
 prog=$build/selftest/pte_ref_race
 name=race-$kernel-$debug${time:+-$time}
 output=$build/log/$name.log
-args=()
+args=(-w "$(patience 10)")
 
 [[ $time =~ ^[0-9]*$ ]] || die "TIME=$time: must be seconds"
 [ -z "$time" ] || args+=(-t "$time")

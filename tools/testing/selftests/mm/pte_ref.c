@@ -29,6 +29,7 @@
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
@@ -1672,6 +1673,76 @@ TEST_F(data, exit)
 		}
 		ASSERT_EQ(wait_child(pid), 0);
 	}
+}
+
+#define EXIT_MS "PTE_REF_EXIT_MS"
+
+/*
+ * This program, started as a copy by data.exit_busy: give memory back in pieces, which
+ * leaves its tables to deferred work, and end so many milliseconds later.
+ */
+static void __attribute__((constructor)) give_back_and_exit(void)
+{
+	const char *ms = getenv(EXIT_MS);
+	const size_t table_size = psize() * psize() / sizeof(long);
+	const size_t len = 64 * table_size;
+	size_t i;
+	char *p;
+
+	if (!ms)
+		return;
+	p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (p == MAP_FAILED)
+		_exit(1);
+	/* Fails where there are none. */
+	madvise(p, len, MADV_NOHUGEPAGE);
+	for (i = 0; i < len; i += table_size / 2)
+		p[i] = 1;
+	for (i = 0; i < len; i += table_size / 2)
+		if (madvise(p + i, psize(), MADV_DONTNEED))
+			_exit(2);
+	usleep(atoi(ms) * 1000);
+	_exit(0);
+}
+
+/* A program that has ended, and was waited for, does not keep its file busy. */
+TEST_F(data, exit_busy)
+{
+	char name[] = "pte_ref.XXXXXX", ms[16], buf[64 << 10];
+	int from, to, busy = 0;
+	ssize_t len;
+	pid_t pid;
+
+	from = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+	to = mkstemp(name);
+	ASSERT_GE(from, 0);
+	ASSERT_GE(to, 0);
+	while ((len = read(from, buf, sizeof(buf))) > 0)
+		ASSERT_EQ(write(to, buf, len), len);
+	ASSERT_EQ(fchmod(to, 0700), 0);
+	close(from);
+	close(to);
+
+	for (int i = 0; i < 100; i++) {
+		pid = fork();
+		ASSERT_GE(pid, 0);
+		if (!pid) {
+			snprintf(ms, sizeof(ms), "%d", i % 16);
+			setenv(EXIT_MS, ms, 1);
+			execl(name, name, NULL);
+			_exit(127);
+		}
+		ASSERT_EQ(wait_child(pid), 0);
+		to = open(name, O_WRONLY);
+		if (to >= 0)
+			close(to);
+		else if (errno == ETXTBSY)
+			busy++;
+		else
+			ASSERT_EQ(errno, 0);
+	}
+	unlink(name);
+	ASSERT_EQ(busy, 0);
 }
 
 struct truncater {

@@ -65,8 +65,8 @@
 
 #define GUP_TEST	"/sys/kernel/debug/gup_test"
 
-/* What makes no progress for that long does not end. */
-#define STUCK_MS	10000
+/* What makes no progress for that long does not end (-w, in seconds). */
+static long stuck_ms = 10000;
 /* No operation here has so many points. */
 #define MAX_POINTS	20000
 /* Pages of a victim. */
@@ -1733,7 +1733,7 @@ static void watch(pid_t pid)
 	int status, i;
 
 	while (waitpid(pid, &status, WNOHANG) != pid) {
-		if (now_ms() - report->beat > STUCK_MS) {
+		if (now_ms() - report->beat > stuck_ms) {
 			stuck = true;
 			break;
 		}
@@ -1858,10 +1858,12 @@ static int pairs_of_group(const char *group)
 static void usage(void)
 {
 	fprintf(stderr,
-		"pte_ref_race [-t SECONDS] [-g GROUP] [-v VICTIM] [-a ATTACKER] [-j N] [-l]\n"
+		"pte_ref_race [-t SECONDS] [-g GROUP] [-v VICTIM] [-a ATTACKER] [-j N]\n"
+		"             [-w SECONDS] [-l]\n"
 		"  -t  pairs of victim and attacker, for so long per group\n"
 		"      (without: one victim at a time, with CONFIG_FAIL_PTE_TABLE)\n"
 		"  -j  number of attacking threads, 1 or 2\n"
+		"  -w  what makes no progress for so long does not end (10)\n"
 		"  -l  list groups, victims and attackers that would run\n");
 	exit(KSFT_FAIL);
 }
@@ -1874,7 +1876,7 @@ int main(int argc, char **argv)
 	bool list = false;
 	int i, opt;
 
-	while ((opt = getopt(argc, argv, "t:g:v:a:j:l")) != -1) {
+	while ((opt = getopt(argc, argv, "t:g:v:a:j:w:l")) != -1) {
 		switch (opt) {
 		case 't':
 			seconds = atof(optarg);
@@ -1890,6 +1892,9 @@ int main(int argc, char **argv)
 			break;
 		case 'j':
 			nr_attackers = atoi(optarg);
+			break;
+		case 'w':
+			stuck_ms = atof(optarg) * 1000;
 			break;
 		case 'l':
 			list = true;
