@@ -63,7 +63,7 @@
  *	pte_ref->hold		1 for the table, dropped when it is dead and the
  *				count is zero, which a switch holds off;
  *				1 for PTE_REF_QUEUED
- *	mm->mm_count		1 for PTE_REF_QUEUED
+ *	mm->mm_count		1 for PTE_REF_QUEUED; 1 while the work has mmap_lock
  *
  * PTE_REF_QUEUED belongs to the queue or to a pending switch.
  *
@@ -816,9 +816,12 @@ static void pte_free_work_fn(struct work_struct *work)
  * from the first pmd_clear() until the flush is done: no second table and no huge
  * page is there while a CPU may still walk through an old entry.  A zap hands in its
  * gather, which need not flush again what it cleared in these tables; @tlb may be NULL.
+ * With @queued only tables that have a ref, as those that were queued do: one that
+ * replaced such a table is left to the fault that has just linked it.
  */
 static unsigned int free_user_ptes(struct mm_struct *mm, struct mmu_gather *tlb,
-				   pmd_t *pmd, unsigned long addr, u64 mask)
+				   pmd_t *pmd, unsigned long addr, u64 mask,
+				   bool queued)
 {
 	unsigned long start = ULONG_MAX, end = 0;
 	unsigned int nr = 0;
@@ -838,6 +841,7 @@ static unsigned int free_user_ptes(struct mm_struct *mm, struct mmu_gather *tlb,
 		if (ptl != pml)
 			spin_lock_nested(ptl, SINGLE_DEPTH_NESTING);
 		if (ptdesc->pte_ref && !ptdesc->pte_populated &&
+		    !(queued && ptdesc->pte_ref == &pte_ref_none) &&
 		    pte_ref_is_zero(ptdesc->pte_ref)) {
 			pmd_clear(pmd);
 			/* Unlinked: its list space belongs to us. */
@@ -879,7 +883,7 @@ static unsigned int free_user_ptes(struct mm_struct *mm, struct mmu_gather *tlb,
  */
 bool free_user_pte(struct mm_struct *mm, pmd_t *pmd, unsigned long addr)
 {
-	return free_user_ptes(mm, NULL, pmd, addr & PMD_MASK, 1);
+	return free_user_ptes(mm, NULL, pmd, addr & PMD_MASK, 1, false);
 }
 
 /*
@@ -965,7 +969,7 @@ void __pte_ref_zap_end(struct mmu_gather *tlb, pmd_t *pmd, unsigned long start,
 		if (mask)
 			count_vm_events(PTE_REF_FREE,
 					free_user_ptes(mm, tlb, first_pmd, first,
-						       mask));
+						       mask, false));
 	}
 }
 
@@ -1000,17 +1004,18 @@ bool pte_ref_empty_locked(struct mm_struct *mm, pmd_t *pmd, unsigned long addr)
 /*
  * Slow path of vmf_hold_pte_table().  Not if nobody can free the table: no other
  * mm_users, and no deferred work, which has an mm_count from the time when a table is
- * queued until it has freed what it found.  That is dropped by mmdrop(), which is
- * ordered: a fault that does not see it sees what the work did.  Without either only
- * truncate and reclaim can empty the table meanwhile, and a fault that loses it is
- * retried.
+ * queued until it has freed what it found.  Read mm_users first: if another task has
+ * queued a table and dropped its mm_users, which is ordered, its mm_count can be seen,
+ * or that is dropped too, and what the work did can be seen.  Without either only
+ * truncate and reclaim can empty the table meanwhile, and a fault that loses it ends
+ * with nothing mapped.
  */
 void __vmf_hold_pte_table(struct vm_fault *vmf)
 {
 	struct mm_struct *mm = vmf->vma->vm_mm;
 
-	if (atomic_read_acquire(&mm->mm_count) > 1 ||
-	    atomic_read(&mm->mm_users) > 1) {
+	if (atomic_read_acquire(&mm->mm_users) > 1 ||
+	    atomic_read_acquire(&mm->mm_count) > 1) {
 		pte_ref_put(vmf->pte_ref);
 		vmf->pte_ref = pte_ref_hold(mm, vmf->pmd, vmf->address);
 	}
@@ -1021,8 +1026,8 @@ void __vmf_hold_pte_table(struct vm_fault *vmf)
  * @vmf: the fault
  *
  * It is empty, so if the mm has other users the fault takes a reference, that no zap
- * frees the table before it is locked.  The work does not: it frees only tables whose
- * ref was queued, and this one has none yet.
+ * frees the table before it is locked.  The work does not: it frees only tables that
+ * have a ref, and this one has none yet.
  *
  * Context: process context, no page table lock held; does not sleep.
  */
@@ -1120,7 +1125,7 @@ static void pte_ref_group_free(struct pte_ref_group *group)
 	if (group->mask)
 		count_vm_events(PTE_REF_FREE_DEFERRED,
 				free_user_ptes(group->mm, NULL, group->pmd,
-					       group->addr, group->mask));
+					       group->addr, group->mask, true));
 	group->mask = 0;
 }
 
