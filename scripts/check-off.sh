@@ -3,7 +3,8 @@
 # With CONFIG_FREE_USER_PTE=n the C files that the series edits compile to the code
 # and data that they have without it, with no more than the patches before the one
 # that brings mm/pte_ref.c: fixes, and features of a library. patches/differs-when-off
-# lists the files that must not, one to a line with the reason behind a #.
+# lists the files that must not, one to a line with the reason behind a #; for another
+# version than the first patches/VERSION/differs-when-off, if it is there.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -12,9 +13,11 @@ before=$build/kernel-before
 off=$build/kernel-off
 src=$build/src/before
 except=$top/patches/differs-when-off
+version=$(version) || exit 1
+[ ! -f "$top/patches/$version/differs-when-off" ] ||
+	except=$top/patches/$version/differs-when-off
 
 need objdump patch sha256sum
-[ -f "$build/src/pte_ref.stamp" ] || die "no source: run make source"
 # Tells which objects this configuration has.
 KERNEL=stock DEBUG=0 "$top/scripts/kernel.sh"
 

@@ -180,7 +180,7 @@ variants()
 	[ ! -f "$out/series" ] ||
 		sed -i "1i # What only $version needs, each with the patch before which it goes." "$out/series"
 	mkdir -p "$dir"
-	for f in "$dir"/*; do
+	for f in "$dir"/*.patch "$dir/series"; do
 		[ -e "$out/$(basename "$f")" ] || rm -f "$f"
 	done
 	for f in "$out"/*; do
