@@ -23,16 +23,20 @@ mkdir -p "$rwdir" "$build/log"
 virtme=$("$top/scripts/virtme.sh") || exit 1
 [ ! -e "$console" ] || mv -f "$console" "$console.old"
 
-# KVM may be there and not run a kernel: only a real boot tells.
+# KVM may be there and not run a kernel: only a real boot tells, once until this machine
+# is booted again.
 accel()
 {
-	local memo=$build/accel
+	local memo
+	memo=$cache/accel-$(cat /proc/sys/kernel/random/boot_id)
 	if [ -n "${ACCEL:-}" ]; then
 		echo "$ACCEL"
 		return
 	fi
 	if [ ! -f "$memo" ]; then
-		echo tcg >"$memo.tmp"
+		mkdir -p "$cache"
+		find "$cache" -maxdepth 1 -name 'accel-*' ! -name "${memo##*/}*" -delete
+		echo tcg >"$memo.$$"
 		if [ -r /dev/kvm ] && [ -w /dev/kvm ]; then
 			log "[boot] does KVM run a kernel?"
 			timeout -k 1 "$(patience 20)" qemu-system-x86_64 -accel kvm -cpu host -m 512M \
@@ -40,11 +44,11 @@ accel()
 				-kernel "$image" -append "console=ttyS0 panic=-1" \
 				</dev/null >/dev/null 2>&1 || true
 			if grep -q 'VFS: Unable to mount root' "$build/log/kvm.log" 2>/dev/null; then
-				echo kvm >"$memo.tmp"
+				echo kvm >"$memo.$$"
 			fi
 		fi
-		log "[boot] using $(cat "$memo.tmp")"
-		mv "$memo.tmp" "$memo"
+		log "[boot] using $(cat "$memo.$$")"
+		mv "$memo.$$" "$memo"
 	fi
 	cat "$memo"
 }
