@@ -15,7 +15,7 @@ KERNEL ?= pte_ref
 override RUN := $(value RUN)
 override APPEND := $(value APPEND)
 export BUILD ARCH KERNEL DEBUG LINUX VERSION RUN TIMEOUT RWDIR TREE MEM CPUS APPEND QEMU_OPTS
-export ACCEL JOBS SCALE VIRTME TIME GROUP QUICK
+export ACCEL JOBS SCALE VIRTME TIME GROUP QUICK BUDGET
 
 S := scripts
 
@@ -45,7 +45,7 @@ boot: kernel	## boot it, for a shell or RUN='command': KERNEL= TIMEOUT=seconds R
 demo:		## stock beside pte_ref: tables that real programs keep; SCALE=full for 50 GiB
 	@demo/run.sh
 
-test:		## everything that must pass
+test:		## everything that must pass: BUDGET=seconds skips what would not end in time
 	@$(S)/test.sh
 
 tree: source	## git tree with one commit per patch in BUILD/tree, to work in

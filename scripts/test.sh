@@ -1,33 +1,44 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # Everything that must pass, or the checks that are named as arguments. A check is
-# a function check_NAME below; what it prints is shown when it fails.
+# a function check_NAME below; what it prints is shown when it fails. With BUDGET, in
+# seconds, a check that would not end in time is skipped, and so is what needs it.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
 passed=0
 failed=0
+skipped=
 logs=$build/log/test
 # What is started below works on the same directory.
 export BUILD=$build
 tmp=$build/test.tmp
 
-# run NAME SECONDS: one check in a process of its own. SECONDS is what it takes on a machine
+# run NAME SECONDS [NEEDED]: one check in a process of its own. SECONDS is what it takes on a machine
 # of two cores if nothing is compiled yet: a limit that ends a hang follows from it, and
 # so does what make test says of the time that is left, unless this user's last run is
-# known.
+# known. NEEDED is a check before it without which it cannot run.
 run()
 {
-	local start=$SECONDS took word=ok usual
+	local began=$SECONDS took word=ok usual likely
 	usual=$(expected "$1" "$2")
+	likely=$((usual * $(pace) / 100 + 1))
 	number=$((number + 1))
-	log "[test] $number of $total, $(left): $1, about $((usual * $(pace) / 100 + 1)) s"
+	if [ -n "${3:-}" ] && [[ " $skipped " == *" $3 "* ]]; then
+		skip "$1" "$3 was skipped"
+		return
+	fi
+	if [ -n "${BUDGET:-}" ] && [ $((SECONDS - start + likely)) -gt "$BUDGET" ]; then
+		skip "$1" "takes about $likely s here, of BUDGET=$BUDGET $((BUDGET - SECONDS + start)) s are left"
+		return
+	fi
+	log "[test] $number of $total, $(left): $1, about $likely s"
 	rm -rf "$tmp"
 	mkdir -p "$tmp"
 	timeout -k 10 "$(patience $((4 * $2 + 600)))" "$top/scripts/test.sh" --one "$1" \
 		</dev/null >"$logs/$1.log" 2>&1 || word=FAIL
-	took=$((SECONDS - start))
+	took=$((SECONDS - began))
 	if [ $word = ok ]; then
 		passed=$((passed + 1))
 		sed -i "/^$1 /d" "$durations"
@@ -42,6 +53,12 @@ run()
 	fi
 	echo "$word $1 ($took s)"
 	[ $word = ok ] || tail -n 20 "$logs/$1.log" | sed 's/^/    /'
+}
+
+skip()	# NAME WHY
+{
+	skipped="$skipped $1"
+	echo "skip $1: $2"
 }
 
 # expected NAME SECONDS: what a check takes, from the last run if there was one.
@@ -467,6 +484,18 @@ check_patience()
 	[ "$limit" -ge 500 ] || fail "the limit falls to $limit s within a run"
 }
 
+# What does not fit in the time is skipped, with what needs it, and said so.
+check_budget()
+{
+	BUILD=$tmp/build XDG_CACHE_HOME=$tmp/cache BUDGET=5 \
+		"$top/scripts/test.sh" kernel_stock boot apply_again >"$tmp/out" 2>&1 || true
+	cat "$tmp/out"
+	grep -qE '^skip kernel_stock: takes about [0-9]+ s here, of BUDGET=5' "$tmp/out" ||
+		fail "a kernel is built in 5 s"
+	grep -qx 'skip boot: kernel_stock was skipped' "$tmp/out" || fail "boots no kernel"
+	tail -n 1 "$tmp/out" | grep -qx '0 passed, 1 failed, 2 skipped' || fail "another sum"
+}
+
 # Guests that QEMU breaks, once before the command starts, once while it runs; in the
 # place of virtme-run a program that writes such consoles.
 check_broken_guest()
@@ -544,6 +573,7 @@ checks()
 		packages 30
 		shellcheck 5
 		patience 1
+		budget 2
 		broken_guest 1
 		source 40
 		wrong_version 1
@@ -556,23 +586,23 @@ checks()
 		refresh 5
 		series 3
 		lost_symbol 6
-		32bit 100
-		kernel_debug 500
-		boot_off 15
-		kunit_x86 60
-		selftest 100
-		race 60
-		race_pairs 80
-		kernel_stock 300
-		boot 20
-		boot_panic 10
-		boot_hang 20
-		selftest_stock 90
-		kernel_pte_ref 300
-		bench 240
-		bench_limits 1
-		off 100
-		kunit_um 300
+		32bit 40
+		kernel_debug 330
+		boot_off 35 kernel_debug
+		kunit_x86 40 kernel_debug
+		selftest 80 kernel_debug
+		race 25 kernel_debug
+		race_pairs 110 kernel_debug
+		kernel_stock 290
+		boot 10 kernel_stock
+		boot_panic 10 kernel_stock
+		boot_hang 20 kernel_stock
+		selftest_stock 65 kernel_stock
+		kernel_pte_ref 330 kernel_stock
+		bench 170 kernel_pte_ref
+		bench_limits 1 bench
+		off 50 kernel_stock
+		kunit_um 200
 	END
 }
 
@@ -599,13 +629,14 @@ else
 fi
 number=0 before=0 all=0 long=0 long_took=0
 total=$(wc -l <<<"$list")
-while read -r name seconds; do
+while read -r name seconds _; do
 	all=$((all + $(expected "$name" "$seconds")))
 done <<<"$list"
-while read -r -u 3 name seconds; do
-	run "$name" "$seconds"
+while read -r -u 3 name seconds needed; do
+	run "$name" "$seconds" "$needed"
 done 3<<<"$list"
 rm -rf "$tmp"
 log "[test] $((SECONDS - start)) s"
-echo "$passed passed, $failed failed"
+read -ra words <<<"$skipped"
+echo "$passed passed, $failed failed${skipped:+, ${#words[@]} skipped}"
 [ "$failed" -eq 0 ]
