@@ -24,7 +24,7 @@ limit=${TIMEOUT:-$(patience 3000)}
 mkdir -p "$out"
 rm -f "$out/test.log"
 status=0
-env -C "$src" -u ARCH -u BUILD -u KERNEL -u DEBUG -u LINUX PYTHONDONTWRITEBYTECODE=1 \
+env -C "$src" -u ARCH -u BUILD -u KERNEL -u DEBUG -u LINUX -u VERSION PYTHONDONTWRITEBYTECODE=1 \
 	timeout -k 10 "$limit" python3 tools/testing/kunit/kunit.py run \
 	--kunitconfig "$config" --build_dir "$out" \
 	--make_options "CC=$cc" --make_options "HOSTCC=$cc" \

@@ -9,8 +9,11 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
 prog=$build/selftest/pte_ref
-# This case passes on stock, and this one needs what stock lacks.
-pt_reclaim=reclaim.aligned
+# These pass on stock, the second one on 7.2, where reclaim of a huge page did not split
+# it; and this one needs what stock lacks.
+pt_reclaim=" reclaim.aligned "
+version=$(version) || exit 1
+[ "$version" != 7.2 ] || pt_reclaim+="reclaim.thp_madv_free "
 skipped=data.no_growth
 
 need losetup mkswap swapon
@@ -44,7 +47,8 @@ verdict()
 			skip = /# SKIP/
 			test = name
 			sub(/^[a-z]+\./, "", test)
-			must_fail = kernel == "stock" && name ~ /^reclaim\./ && name != aligned
+			must_fail = kernel == "stock" && name ~ /^reclaim\./ &&
+				!index(aligned, " " name " ")
 			if (skip && !(kernel == "stock" && name == skipped))
 				print name ": skipped:" substr($0, index($0, "# SKIP") + 6)
 			else if (ok && must_fail)
