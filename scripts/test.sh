@@ -343,7 +343,11 @@ check_variants()
 		fail "the patch of 9.9 alone is not in its place"
 	cp -a "$tmp/repo" "$tmp/before"
 	small "$tmp/repo/scripts/refresh.sh"
-	diff -r "$tmp/before" "$tmp/repo"
+	# Nothing but these is kept for 9.9, and nothing else is touched.
+	grep -q '^ /\* another line \*/$' "$dir/$name" || fail "the variant is lost"
+	grep -qx "only-for-9.9.patch $name" "$dir/series" || fail "the patch of 9.9 alone is lost"
+	diff <(ls "$tmp/before/patches/9.9") <(ls "$dir")
+	diff -r -x 9.9 "$tmp/before" "$tmp/repo"
 }
 
 # The verdict of each patch on a version that has one context changed, near and far.
