@@ -45,6 +45,10 @@ count)
 	possible=$(</sys/devices/system/cpu/possible)
 	possible=$((${possible#*-} + 1))
 	if [ $# -gt 0 ]; then
+		truncate -s 64M /mnt/swap
+		swap=$(losetup -f --show /mnt/swap)
+		mkswap -q "$swap"
+		swapon "$swap"
 		/mnt/ops "$@"
 		say "zap_flushes_$possible" flushes zap_table
 	fi

@@ -11,9 +11,11 @@
 
 #include <cpuid.h>
 #include <errno.h>
+#include <linux/userfaultfd.h>
 #include <pthread.h>
 #include <sys/ioctl.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <x86intrin.h>
 
 #define TABLES		64
@@ -31,6 +33,16 @@ struct gup_test {
 };
 #define GUP_FAST_BENCHMARK	_IOWR('g', 1, struct gup_test)
 #define GUP_BASIC_TEST		_IOWR('g', 4, struct gup_test)
+
+/* <linux/userfaultfd.h> since 6.8 */
+#ifndef UFFDIO_MOVE
+#define UFFD_FEATURE_MOVE	(1 << 16)
+struct uffdio_move {
+	uint64_t dst, src, len, mode;
+	int64_t move;
+};
+#define UFFDIO_MOVE		_IOWR(0xAA, 5, struct uffdio_move)
+#endif
 
 static char *base, *area;	/* TABLES tables of anonymous memory */
 static char *file;		/* a table's worth of a file */
@@ -298,6 +310,146 @@ static void gup_fast(void)
 	gup_pages(GUP_FAST_BENCHMARK);
 }
 
+/* From here on a child counts; it has until _exit(). */
+static void child_begins(void)
+{
+	*shared = __rdtsc();
+}
+
+static void child_ends(void)
+{
+	shared[1] = __rdtsc() - *shared;
+	_exit(0);
+}
+
+static pid_t new_child(void)
+{
+	pid_t pid = fork();
+
+	if (pid < 0)
+		err(1, "fork");
+	return pid;
+}
+
+static void wait_child(pid_t pid)
+{
+	if (waitpid(pid, NULL, 0) != pid)
+		err(1, "waitpid");
+	began = __rdtsc() - shared[1];
+}
+
+/* A child writes to the only page of each table: the entry goes and comes. */
+static void cow_one(void)
+{
+	pid_t pid = new_child();
+
+	if (!pid) {
+		child_begins();
+		touch_tables(TABLES);
+		child_ends();
+	}
+	wait_child(pid);
+}
+
+/* A child gives back its copy, as a server does that writes a snapshot. */
+static void child_pages(void)
+{
+	pid_t pid = new_child();
+
+	if (!pid) {
+		child_begins();
+		for (int i = 0; i < 512; i++)
+			dontneed(table(0) + i * PAGE, PAGE);
+		child_ends();
+	}
+	wait_child(pid);
+}
+
+static void protect(char *p, size_t len, int prot)
+{
+	if (mprotect(p, len, prot))
+		err(1, "mprotect");
+}
+
+static void mprotect_one(void)
+{
+	protect(area, TABLES * TABLE, PROT_READ);
+	protect(area, TABLES * TABLE, PROT_READ | PROT_WRITE);
+}
+
+static void mprotect_all(void)
+{
+	protect(table(0), TABLE, PROT_READ);
+	protect(table(0), TABLE, PROT_READ | PROT_WRITE);
+}
+
+static void swap_one(void)
+{
+	if (madvise(area, TABLES * TABLE, MADV_PAGEOUT))
+		err(1, "MADV_PAGEOUT");
+}
+
+/* Single pages of a range that is in use are mapped anew, in no order. */
+static void map_fixed(void)
+{
+	for (int i = 0; i < 512; i++) {
+		char *p = table(0) + i * 173 % 512 * PAGE;
+
+		if (mmap(p, PAGE, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != p)
+			err(1, "mmap");
+	}
+}
+
+/* As allocators do with what they were asked for and got back. */
+static void zap_160k(void)
+{
+	for (int i = 0; i < TABLES; i++) {
+		char *p = area + i * 160UL * 1024;
+
+		touch_pages(p, 160 * 1024);
+		dontneed(p, 160 * 1024);
+	}
+}
+
+static void purged(void)
+{
+	touch_all();
+	for (int i = 0; i < TABLES; i++)
+		dontneed(table(i), PAGE);
+	usleep(200000);
+}
+
+/* Half of the tables are to be moved into, by a page at a time. */
+static int uffd = -1;
+
+static void uffd_ready(void)
+{
+	struct uffdio_api api = { .api = UFFD_API, .features = UFFD_FEATURE_MOVE };
+	struct uffdio_register reg = { .mode = UFFDIO_REGISTER_MODE_MISSING };
+
+	populate();
+	if (uffd >= 0)
+		close(uffd);
+	uffd = syscall(__NR_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY);
+	reg.range.start = (uintptr_t)table(2);
+	reg.range.len = TABLE;
+	if (uffd < 0 || ioctl(uffd, UFFDIO_API, &api) || ioctl(uffd, UFFDIO_REGISTER, &reg))
+		err(1, "userfaultfd");
+}
+
+static void uffd_move(void)
+{
+	struct uffdio_move move = {
+		.dst = (uintptr_t)table(2),
+		.src = (uintptr_t)table(0),
+		.len = TABLE,
+	};
+
+	if (ioctl(uffd, UFFDIO_MOVE, &move))
+		err(1, "UFFDIO_MOVE");
+}
+
 static pthread_barrier_t barrier;
 static int one_table;
 static char *filled;	/* THREAD_TABLES tables */
@@ -433,6 +585,15 @@ static const struct row {
 	{ "table_life",		fresh,		table_life,	200 * TABLES, 3 },
 	{ "fork_exit",		touch_ten,	fork_exit,	1, 40 },
 	{ "exec",		fresh,		exec,		1, 40 },
+	{ "fork_purged",	purged,		fork_exit,	1, 10 },
+	{ "cow_one",		touch_all,	cow_one,	TABLES, 10 },
+	{ "child_pages",	populate,	child_pages,	512, 7 },
+	{ "mprotect_one",	touch_all,	mprotect_one,	TABLES, 7 },
+	{ "mprotect_all",	populate,	mprotect_all,	512, 7 },
+	{ "swap_one",		touch_all,	swap_one,	TABLES, 7 },
+	{ "map_fixed",		populate,	map_fixed,	512, 7 },
+	{ "zap_160k",		keep_one,	zap_160k,	TABLES, 7 },
+	{ "uffd_move",		uffd_ready,	uffd_move,	512, 7 },
 	{ "gup_slow",		populate,	gup_slow,	GUP_PAGES - 1, 7 },
 	{ "gup_fast",		populate,	gup_fast,	GUP_PAGES - 1, 7 },
 	{ "threads_one",	fresh,		threads_one,	THREAD_TABLES * 512, 7 },

@@ -66,14 +66,47 @@ loop()	# WORKLOAD GIB PIECE_KIB
 	step_done
 }
 
-redis()	# WORKLOAD VARIABLE=VALUE...
+huge_pages()	# MODE
+{
+	echo "$1" >/sys/kernel/mm/transparent_hugepage/enabled
+}
+
+# What of memory that was given back in pieces is used again, where huge pages may be had.
+refill()	# WORKLOAD MODE [advise]
+{
+	local in rss_top huge_top pte_top rss purged_huge pte res huge end
+	step "$kernel" "$1: 256 MiB given back in pieces of 64 KiB, a page of each 2 MiB touched"
+	huge_pages "$2"
+	coproc REFILL { exec "$bin/refill" ${3:+"$3"}; }
+	in=${REFILL[1]}
+	read -r rss_top huge_top pte_top rss purged_huge pte res huge end <&"${REFILL[0]}" ||
+		die "refill of $1 failed"
+	put "$1" res_top "$rss_top"
+	put "$1" huge_top "$huge_top"
+	put "$1" purged "$pte"
+	put "$1" res "$res"
+	put "$1" huge "$huge"
+	log "[$kernel] $1: $pte_top kB of tables at the top, $end in the end; $rss kB, $purged_huge kB huge between"
+	exec {in}>&-
+	wait "$REFILL_PID"
+	huge_pages madvise
+	step_done
+}
+
+# With "refill" as the second argument: huge pages, and a quarter of the keys once more.
+redis()	# WORKLOAD [refill] VARIABLE=VALUE...
 {
 	local name=$1 log=$out/$kernel-$1.log pid sampler i rss top tables need upper
-	local cli=(redis-cli -e -s "$dir/socket")
+	local cli=(redis-cli -e -s "$dir/socket") refill='' thp=yes keys=$keys
 	shift
+	if [ "${1:-}" = refill ]; then
+		refill=1 thp=no keys=$((keys / 2))
+		shift
+		huge_pages always
+	fi
 	step "$kernel" "$name: redis-server, $((databases * keys)) keys"
 	env "$@" redis-server --port 0 --unixsocket "$dir/socket" --dir "$dir" \
-		--databases $databases --save '' --appendonly no \
+		--databases $databases --save '' --appendonly no --disable-thp $thp \
 		--enable-debug-command yes >"$log" 2>&1 &
 	pid=$!
 	for ((i = 0; ; i++)); do
@@ -111,8 +144,17 @@ redis()	# WORKLOAD VARIABLE=VALUE...
 	sleep 1
 	put_process "$name" $pid
 	read -r need _ < <("$bin/needed" $pid)
-	[ $tables -gt "$need" ] || die "no table of redis-server became empty"
-	put "$name" empty $((tables - need))
+	if [ -n "$refill" ]; then
+		for ((i = 0; i < databases; i++)); do
+			"${cli[@]}" -n $i debug populate $((keys / 4)) key 300 >/dev/null
+		done
+		put "$name" res_refilled "$(kb /proc/$pid/status VmRSS)"
+		put "$name" huge "$(kb /proc/$pid/smaps_rollup AnonHugePages)"
+		huge_pages madvise
+	else
+		[ $tables -gt "$need" ] || die "no table of redis-server became empty"
+		put "$name" empty $((tables - need))
+	fi
 
 	kill $pid
 	wait $pid || die "redis-server failed, see $log"
@@ -135,6 +177,11 @@ loop b64 "$gib_b" 64
 loop b4 "$gib_b" 4
 redis jemalloc
 redis tcmalloc LD_PRELOAD=libtcmalloc_minimal.so.4 \
+	TCMALLOC_AGGRESSIVE_DECOMMIT=1 MALLOCSTATS=1
+refill thp_always always
+refill thp_madvise madvise advise
+redis jemalloc_thp refill
+redis tcmalloc_thp refill LD_PRELOAD=libtcmalloc_minimal.so.4 \
 	TCMALLOC_AGGRESSIVE_DECOMMIT=1 MALLOCSTATS=1
 # Read by report.sh: all workloads came to their end.
 put all complete 1

@@ -60,6 +60,22 @@ rows=$(awk -F'\t' -v gib_a="$GIB_A" -v gib_b="$GIB_B" -v keys="$KEYS" '
 		row(w, "given", "PTE tables given back")
 		row(w, "percent", "given back of the empty ones, %")
 	}
+	function refill(w, text) {
+		print text
+		row(w, "res_top", "RES when touched, kB")
+		row(w, "huge_top", "of it huge pages, kB")
+		row(w, "purged", "VmPTE when given back, kB")
+		row(w, "res", "RES in the end, kB")
+		row(w, "huge", "of it huge pages, kB")
+	}
+	function redis_again(w, text) {
+		print text
+		row(w, "top", "VmPTE when filled, kB")
+		row(w, "end", "VmPTE when flushed, kB")
+		row(w, "res", "RES when flushed, kB")
+		row(w, "res_refilled", "RES when filled again, kB")
+		row(w, "huge", "of it huge pages, kB")
+	}
 	END {
 		high = "VmPTE at its highest, kB"
 		print "guest before the workloads"
@@ -69,6 +85,10 @@ rows=$(awk -F'\t' -v gib_a="$GIB_A" -v gib_b="$GIB_B" -v keys="$KEYS" '
 		workload("b4", "(b) " gib_b " GiB touched and freed in pieces of 4 KiB", high)
 		redis("jemalloc", "(c) redis-server, jemalloc, " keys " keys, flushed")
 		redis("tcmalloc", "(c) redis-server, tcmalloc, " keys " keys, flushed")
+		refill("thp_always", "(d) 256 MiB freed in pieces of 64 KiB, a page of each 2 MiB touched, huge pages always")
+		refill("thp_madvise", "(d) the same, huge pages by madvise()")
+		redis_again("jemalloc_thp", "(d) redis-server, jemalloc, huge pages always, filled, flushed, a quarter filled again")
+		redis_again("tcmalloc_thp", "(d) redis-server, tcmalloc, huge pages always, filled, flushed, a quarter filled again")
 		exit missing
 	}' "$dir/stock.figures" "$dir/pte_ref.figures") ||
 	die "figures are missing in $dir/*.tsv"
@@ -109,6 +129,16 @@ checks()
 	for w in jemalloc tcmalloc; do
 		check "(c) tables given back by pte_ref, $w" \
 			"$(value pte_ref $w percent)" -ge 90 %
+	done
+	for w in thp_always thp_madvise; do
+		check "(d) RES in the end with pte_ref, $w (102 % of stock)" \
+			"$(value pte_ref $w res)" -le $(($(value stock $w res) * 102 / 100)) kB
+		check "(d) VmPTE when given back, $w (half of stock)" \
+			"$(value pte_ref $w purged)" -le $(($(value stock $w purged) / 2)) kB
+	done
+	for w in jemalloc_thp tcmalloc_thp; do
+		check "(d) RES when filled again with pte_ref, $w (102 % of stock)" \
+			"$(value pte_ref $w res_refilled)" -le $(($(value stock $w res_refilled) * 102 / 100)) kB
 	done
 	for k in stock pte_ref; do
 		status=0

@@ -24,7 +24,7 @@ need gcc gnuplot redis-server redis-cli
 
 rm -rf "$work"
 mkdir -p "$work/bin"
-for p in loop needed sample; do
+for p in loop needed refill sample; do
 	gcc -O2 -static -Wall -Wextra -Werror -o "$work/bin/$p" "$here/$p.c" ||
 		die "cannot build demo/$p.c"
 done

@@ -12,12 +12,11 @@
  * ptdesc->pte_populated.  A user is whoever needs the table to stay while he is
  * outside its lock.
  *
- * The ref.  Most tables live and die without a user and without being empty for a
- * moment.  So the pte_ref field of a new ptdesc points to pte_ref_none, and the
- * first user, or the first one who must queue the table, makes its struct pte_ref,
- * under the PTL, which stays until the table is destroyed.  In it is a struct
- * percpu_ref, of which each user holds one reference, and all entries together one.
- * So it is zero exactly if the count is.
+ * The ref.  Most tables live and die without a user.  So the pte_ref field of a new
+ * ptdesc points to pte_ref_none, and the first user makes its struct pte_ref, under the
+ * PTL, which stays until the table is destroyed.  In it is a struct percpu_ref, of which
+ * each user holds one reference, and all entries together one.  So it is zero exactly if
+ * the count is.
  *
  * Users.  A fault on an entry that is populated needs no reference: that entry keeps
  * the table, and if it is gone the fault has nothing left to do.  A fault of
@@ -32,7 +31,7 @@
  * Modes.  A new ref is a few words in atomic mode.  If users come from changing CPUs
  * it gets percpu counters, once.  Nobody can see those reach zero, so the first
  * attempt to free the table switches it to atomic mode, for good.  A switch takes an
- * RCU grace period, for which nobody waits: at its end the table is queued.
+ * RCU grace period, for which nobody waits: the work looks again until it is over.
  *
  * Zero.  pte_tryget() fails at zero, pte_ref_hold() raises it under the PMD lock,
  * and an entry is set under the PTL, after a check that the table is still linked.
@@ -42,11 +41,18 @@
  *
  * Who frees.  A zap by madvise() or truncate that covers a table tries when it is
  * done with it.  Whoever else brings a table to zero (a zap of a part, reclaim
- * through rmap, a move of entries, a late user, a driver's zap, the end of a switch)
- * queues it, and a work looks at it PTE_REF_DELAY_MS later: programs that give back
- * a few pages and touch them again at once keep their table.  Between the two steps
- * anything can happen to the table, so the work starts from the mm and the address,
- * and looks whether it finds the table of that ref there.
+ * through rmap, a move of entries, a late user, a driver's zap), or leaves one empty
+ * that was just made, notes where it is: pte_ref_note().  A work of that mm looks at
+ * what was noted PTE_REF_DELAY_MS later: programs that give back a few pages and touch
+ * them again at once keep their table.
+ *
+ * Notes.  Zero is often passing (COW, swap-out, migration and mprotect() of a table's
+ * only entry) and comes when memory is short.  So a note is no object, it is a bit in
+ * the descriptor of the PMD table, for a group of tables, and one in that of the PUD
+ * table: to note what is noted costs a few loads.  The work follows the bits, so it looks
+ * at PTE_NOTES_GROUP tables for one that was noted, in the order of their addresses,
+ * wherever in the mm they are.  A bit is a hint.  Tables move, and what is found is
+ * judged by its own count.
  *
  * Who may unlink.  free_pgtables() reads PMD entries of detached VMAs without a
  * lock.  So free_user_pte() is only for those who know that a VMA over the
@@ -54,20 +60,22 @@
  * or under the i_mmap_rwsem through which the VMA was found, since
  * free_pgtables() unlinks a VMA from its mapping before it looks at the tables.  A
  * driver that zaps may know less (a VMA that it keeps in a list of its own can be
- * detached), so its tables are queued.
+ * detached), so its tables are noted.  The work tries the lock of the VMA, which no other
+ * VMA's writer holds, and comes later if it is held.
+ *
+ * Huge pages.  Where stock keeps an empty table the next fault maps a small page.  Where
+ * the work has freed it faults must not map a huge one, or memory grows by 2 MiB where
+ * 4 KiB of table were saved.  So the work leaves a bit per table in struct pte_notes,
+ * which it makes for the PMD table, and vmf_wants_small_page() asks for it.  It goes where
+ * stock would free the table: with a zap of its whole range and with munmap(), and moves
+ * with mremap().  Below a table that is linked it means nothing.
  *
  * Lifetime.  A user may outlive its table, as a fault that drops mmap_lock does.
- * A ref lives until its table is destroyed and its last user is gone, it is not
- * queued, and an RCU grace period has passed.
+ * A ref lives until its table is destroyed and its last user is gone, and an RCU grace
+ * period has passed.  The work lives in its mm and holds nothing of it: the exit of
+ * the mm turns it off and waits for it, at most until it is done with a batch of tables.
  *
- *	pte_ref->hold		1 for the table, dropped when it is dead and the
- *				count is zero, which a switch holds off;
- *				1 for PTE_REF_QUEUED
- *	mm->mm_count		1 for PTE_REF_QUEUED; 1 while the work has mmap_lock
- *
- * PTE_REF_QUEUED belongs to the queue or to a pending switch.
- *
- * Lock order: mmap_lock, VMA lock or i_mmap_rwsem; PMD lock; PTL.  The queue is
+ * Lock order: mmap_lock, VMA lock or i_mmap_rwsem; PMD lock; PTL.  Notes are
  * lockless, because a count can come to zero under the PTL, with interrupts off,
  * and in an RCU callback.
  */
@@ -123,15 +131,19 @@ static inline void arch_release_user_pte(pgtable_t pgtable)
 #endif
 
 /*
- * How long a queued table waits for company.  Zero is often passing (mprotect()
- * of a table with a single entry), and a batch of one mm takes its locks once.
+ * How long a table waits that was noted, and how long at most if its VMA is locked each
+ * time that the work looks.
  */
 #define PTE_REF_DELAY_MS	10
+#define PTE_REF_BUSY_MS		80
 
-/*
- * Tables that are freed under one hold of the PMD lock and one flush, and that
- * deferred work looks at under one hold of an mmap_lock.
- */
+/* For how many jiffies a work may run before others get their turn. */
+#define PTE_REF_SLICE		1
+
+/* Works that run at the same time. */
+#define PTE_REF_WORKS		4
+
+/* Tables that are freed under one hold of the PMD lock and one flush. */
 #define PTE_REF_BATCH		64
 #define PTE_REF_BATCH_SIZE	(PTE_REF_BATCH * PMD_SIZE)
 
@@ -152,13 +164,10 @@ static_assert(offsetof(struct ptdesc, pte_populated) >=
 	      offsetof(struct ptdesc, pt_index) + sizeof(atomic_t));
 
 static struct kmem_cache *pte_ref_cache;
+static struct kmem_cache *pte_notes_cache;
 static struct workqueue_struct *pte_ref_wq;
 
-static void pte_ref_work_fn(struct work_struct *work);
-static LLIST_HEAD(pte_ref_queue);
-static DECLARE_DELAYED_WORK(pte_ref_work, pte_ref_work_fn);
-
-/* Tables whose grace period is over; the rcu_head is the node. */
+/* Chains of tables whose grace period is over; the rcu_head of the first is the node. */
 static void pte_free_work_fn(struct work_struct *work);
 static LLIST_HEAD(pte_free_list);
 static DECLARE_WORK(pte_free_work, pte_free_work_fn);
@@ -183,6 +192,16 @@ static bool pte_ref_is_zero(struct pte_ref *ref)
 	return !pte_ref_is_percpu(ref) && !atomic_long_read(&ref->data.count);
 }
 
+/* Is the count biased?  Ordered before what the caller does with the count. */
+static bool pte_ref_is_switching(struct pte_ref *ref)
+{
+	bool switching = test_bit(PTE_REF_SWITCHING, &ref->state) &&
+			 !test_bit(PTE_REF_SWITCHED, &ref->state);
+
+	smp_rmb();	/* pairs with pte_ref_confirm_switch() */
+	return switching;
+}
+
 /*
  * The table below @pmd, or NULL.  @pmdvalp gets the value of the entry.
  * Under rcu_read_lock() or the PMD lock: the table is freed by RCU.
@@ -198,31 +217,79 @@ static struct ptdesc *pte_ref_table(pmd_t *pmd, pmd_t *pmdvalp)
 	return page_ptdesc(pmd_pgtable(pmdval));
 }
 
+/*
+ * The first entry of a PUD table that there is in a range.  *@addrp gets its address or
+ * @end, *@nextp where the range of its PUD table ends.  Each entry is read once, since
+ * munmap() may clear it.
+ */
+static pud_t *pte_ref_next_pud(struct mm_struct *mm, unsigned long *addrp,
+			       unsigned long end, unsigned long *nextp)
+{
+	unsigned long addr = *addrp, next;
+
+	for (; addr < end; addr = next) {
+		pgd_t *pgdp = pgd_offset(mm, addr), pgd = pgdp_get(pgdp);
+		p4d_t *p4dp, p4d;
+
+		next = pgd_addr_end(addr, end);
+		if (!pgd_present(pgd))
+			continue;
+		p4dp = p4d_offset_lockless(pgdp, pgd, addr);
+		p4d = p4dp_get(p4dp);
+		next = p4d_addr_end(addr, next);
+		if (!p4d_present(p4d))
+			continue;
+		*addrp = addr;
+		*nextp = next;
+		return pud_offset_lockless(p4dp, p4d, addr);
+	}
+	*addrp = end;
+	return NULL;
+}
+
+/* The entry of the PUD table for @addr, or NULL if there is none. */
+static __always_inline pud_t *pte_ref_find_pud(struct mm_struct *mm,
+					       unsigned long addr)
+{
+	pgd_t *pgdp = pgd_offset(mm, addr), pgd = pgdp_get(pgdp);
+	p4d_t *p4dp, p4d;
+
+	if (!pgd_present(pgd))
+		return NULL;
+	p4dp = p4d_offset_lockless(pgdp, pgd, addr);
+	p4d = p4dp_get(p4dp);
+	if (!p4d_present(p4d))
+		return NULL;
+	return pud_offset_lockless(p4dp, p4d, addr);
+}
+
+/* Does the entry point to a PMD table? */
+static bool pte_ref_pud_ok(pud_t pudval)
+{
+	return pud_present(pudval) && !pud_leaf(pudval) && !pud_bad(pudval);
+}
+
 /**
  * pte_ref_find_pmd() - the entry of the PMD table for an address
  * @mm: the mm
  * @addr: user address
  *
  * mm_find_pmd() is for those who know a VMA of normal pages there; an address that
- * was queued can be under a huge PUD by now.
+ * was noted can be under a huge PUD by now.
  *
- * Context: mmap_lock or the lock of a VMA in the range, which keeps the tables.
+ * Context: mmap_lock or the lock of a VMA in the range, which keeps the tables, or
+ * rcu_read_lock(), after which they are freed.
  * Return: the entry, or NULL if there is no PMD table.
  */
 pmd_t *pte_ref_find_pmd(struct mm_struct *mm, unsigned long addr)
 {
-	pgd_t *pgd = pgd_offset(mm, addr);
-	p4d_t *p4d;
-	pud_t *pud, pudval;
+	pud_t *pud = pte_ref_find_pud(mm, addr);
+	pud_t pudval;
 
-	if (!pgd_present(*pgd))
+	if (!pud)
 		return NULL;
-	p4d = p4d_offset(pgd, addr);
-	if (!p4d_present(*p4d))
-		return NULL;
-	pud = pud_offset(p4d, addr);
 	pudval = pudp_get(pud);
-	if (!pud_present(pudval) || pud_leaf(pudval) || pud_bad(pudval))
+	if (!pte_ref_pud_ok(pudval))
 		return NULL;
 	return pmd_offset_lockless(pud, pudval, addr);
 }
@@ -234,64 +301,232 @@ static void pte_ref_free_object_rcu(struct rcu_head *head)
 }
 
 /*
- * A putter that brought the count to zero may still be in its release(), under
- * RCU, when somebody else drops the last hold.
+ * The slot of a PMD or PUD table, ptdesc->pte_notes: 0, or PTE_NOTES_TAG and marks, one
+ * for PTE_NOTES_GROUP entries, or the address of a struct pte_notes, which has them then,
+ * with PTE_NOTES_TAG and PTE_NOTES_OBJECT.  So it can be told from that of a PTE table,
+ * and is none that page->mapping could have.  Set by cmpxchg, for good until the table is
+ * destroyed; whoever comes here holds off that by RCU or a VMA.
  */
-static void pte_ref_drop_hold(struct pte_ref *ref)
+static_assert(BITS_PER_LONG == 64);
+
+static struct pte_notes *to_pte_notes(unsigned long slot)
 {
-	if (refcount_dec_and_test(&ref->hold))
-		call_rcu(&ref->data.rcu, pte_ref_free_object_rcu);
+	return slot & PTE_NOTES_OBJECT ?
+	       (struct pte_notes *)(slot & ~(PTE_NOTES_TAG | PTE_NOTES_OBJECT)) : NULL;
 }
 
-static void pte_ref_queue_add(struct pte_ref *ref)
+/* Change marks from @old to (@old & @keep) | @set. */
+static noinline unsigned long pte_notes_update(struct ptdesc *upper, unsigned long keep,
+				      unsigned long set)
 {
-	if (llist_add(&ref->node, &pte_ref_queue))
-		queue_delayed_work(pte_ref_wq, &pte_ref_work,
+	for (;;) {
+		unsigned long slot = READ_ONCE(upper->pte_notes), *marks, old, new;
+		struct pte_notes *notes = to_pte_notes(slot);
+
+		marks = notes ? &notes->marks : &upper->pte_notes;
+		old = notes ? READ_ONCE(*marks) : slot;
+		new = (old & keep) | set;
+		if (new == old || cmpxchg(marks, old, new) == old)
+			return old;
+	}
+}
+
+static unsigned int pte_notes_index(void *entry)
+{
+	return offset_in_page(entry) / sizeof(pmd_t);
+}
+
+static unsigned long pte_notes_mark(void *entry)
+{
+	return BIT(PTE_NOTES_SHIFT + pte_notes_index(entry) / PTE_NOTES_GROUP);
+}
+
+/* Mark the group of an entry of a PMD or PUD table. */
+static __always_inline void pte_notes_set(void *entry)
+{
+	unsigned long marks = READ_ONCE(virt_to_ptdesc(entry)->pte_notes);
+
+	if (marks & PTE_NOTES_OBJECT)
+		marks = READ_ONCE(to_pte_notes(marks)->marks);
+	if (unlikely(!(marks & pte_notes_mark(entry))))
+		pte_notes_update(virt_to_ptdesc(entry), ~0UL,
+				 PTE_NOTES_TAG | pte_notes_mark(entry));
+}
+
+/* Take the mark of the group of an entry, if it is marked. */
+static bool pte_notes_take(void *entry)
+{
+	unsigned long mark = pte_notes_mark(entry);
+
+	return pte_notes_update(virt_to_ptdesc(entry), ~mark, 0) & mark;
+}
+
+/* The bits of the PMD table that has the entry, or NULL if it has none. */
+static struct pte_notes *pte_notes_find(pmd_t *pmd)
+{
+	return to_pte_notes(READ_ONCE(virt_to_ptdesc(pmd)->pte_notes));
+}
+
+/* Give it some, if it has none.  NULL without memory. */
+static struct pte_notes *pte_notes_make(struct mm_struct *mm, pmd_t *pmd, gfp_t gfp)
+{
+	unsigned long *slot = &virt_to_ptdesc(pmd)->pte_notes, old;
+	struct pte_notes *notes = pte_notes_find(pmd), *new;
+
+	if (notes)
+		return notes;
+	new = kmem_cache_zalloc(pte_notes_cache, gfp);
+	if (!new)
+		return NULL;
+	WRITE_ONCE(mm->pte_ref.small, true);
+	old = READ_ONCE(*slot);
+	do {
+		notes = to_pte_notes(old);
+		if (notes) {
+			kmem_cache_free(pte_notes_cache, new);
+			return notes;
+		}
+		new->marks = old;
+	} while (!try_cmpxchg(slot, &old, (unsigned long)new | PTE_NOTES_TAG |
+					  PTE_NOTES_OBJECT));
+	return new;
+}
+
+static void pte_notes_free(unsigned long slot)
+{
+	struct pte_notes *notes = to_pte_notes(slot);
+
+	if (notes)
+		kmem_cache_free(pte_notes_cache, notes);
+}
+
+/* Forget that faults want small pages in the ranges of these tables. */
+static void pte_notes_forget(struct mm_struct *mm, unsigned long addr,
+			     unsigned long end)
+{
+	unsigned long next, last;
+	struct pte_notes *notes;
+	unsigned int i, nr;
+	pud_t *pud, pudval;
+	pmd_t *pmd;
+
+	while ((pud = pte_ref_next_pud(mm, &addr, end, &last))) {
+		for (; addr < last; addr = next, pud++) {
+			next = pud_addr_end(addr, last);
+			pudval = pudp_get(pud);
+			if (!pte_ref_pud_ok(pudval))
+				continue;
+			pmd = pmd_offset_lockless(pud, pudval, addr);
+			notes = pte_notes_find(pmd);
+			if (!notes)
+				continue;
+			i = pte_notes_index(pmd);
+			nr = i + (next - addr) / PMD_SIZE;
+			for_each_set_bit_from(i, notes->small, nr)
+				clear_bit(i, notes->small);
+		}
+		cond_resched();
+	}
+}
+
+/* The next fault maps a small page.  False if there is no memory to note that. */
+static bool pte_notes_make_small(struct mm_struct *mm, pmd_t *pmd)
+{
+	struct pte_notes *notes = pte_notes_make(mm, pmd, GFP_KERNEL_ACCOUNT);
+
+	if (notes)
+		set_bit(pte_notes_index(pmd), notes->small);
+	return notes;
+}
+
+/**
+ * pte_ref_note() - have the table at an address looked at
+ * @mm: the mm; it has users, or its exit is yet to come
+ * @addr: user address
+ *
+ * Sets what is not set, at each level, from below: so what the work takes from above is
+ * seen by it, or set again.
+ *
+ * Context: any.
+ */
+void pte_ref_note(struct mm_struct *mm, unsigned long addr)
+{
+	pud_t *pud, pudval;
+
+	if (!pte_ref_enabled())
+		return;
+	/* Keeps the upper tables, of those who have no lock. */
+	rcu_read_lock();
+	pud = pte_ref_find_pud(mm, addr);
+	pudval = pud ? pudp_get(pud) : __pud(0);
+	if (!pud || !pte_ref_pud_ok(pudval)) {
+		rcu_read_unlock();
+		return;
+	}
+	/*
+	 * The count was written before.  Pairs with the cmpxchg() of pte_notes_take(),
+	 * after which the work reads the count: a mark that is seen here is yet to be
+	 * taken.
+	 */
+	smp_mb();
+	pte_notes_set(pmd_offset_lockless(pud, pudval, addr));
+	if (!mm_pud_folded(mm))
+		pte_notes_set(pud);
+	rcu_read_unlock();
+
+	if (atomic_read(&mm->pte_ref.state) & MM_PTE_REF_NOTED)
+		return;
+	if (!(atomic_fetch_or(MM_PTE_REF_NOTED | MM_PTE_REF_WORK, &mm->pte_ref.state) &
+	      (MM_PTE_REF_WORK | MM_PTE_REF_EXIT)))
+		queue_delayed_work(pte_ref_wq, &mm->pte_ref.work,
 				   msecs_to_jiffies(PTE_REF_DELAY_MS));
 }
 
-/*
- * Ask for a look at the table.  The caller knows that ref->mm exists.
+/**
+ * pte_ref_note_empty() - have the table at an address looked at, if it is empty
+ * @mm: the mm
+ * @addr: user address
  *
- * test_and_set_bit() orders what the caller did to the count against the work,
- * which clears the bit, then looks.
+ * For those who may have made a table for nothing: no entry of it is ever cleared, so
+ * nobody else notes it.
  *
- * A table that dies now finds PTE_REF_QUEUED or not, that does not matter: the
- * queue has a hold of its own, and gets none if the last one is gone.
+ * Context: any.
  */
-static void pte_ref_enqueue(struct pte_ref *ref)
+void pte_ref_note_empty(struct mm_struct *mm, unsigned long addr)
 {
-	/* All tables of an mm that exits are about to go. */
-	if (!atomic_read(&ref->mm->mm_users))
+	pmd_t *pmd;
+
+	if (!pte_ref_enabled())
 		return;
-	if (test_and_set_bit(PTE_REF_QUEUED, &ref->state))
-		return;
-	if (!refcount_inc_not_zero(&ref->hold))
-		return;
-	mmgrab(ref->mm);
-	pte_ref_queue_add(ref);
+	rcu_read_lock();
+	pmd = pte_ref_find_pmd(mm, addr);
+	if (pmd && pte_ref_empty(pmd))
+		pte_ref_note(mm, addr);
+	rcu_read_unlock();
 }
 
 /*
  * The count came to zero.  Called under RCU, by whoever did the last put, under
- * whatever he holds.
+ * whatever he holds.  As long as the table is not dead its mm has users: the one who put,
+ * if nobody else.
  *
  * Of a dead table nobody can raise the count again: no walker finds it, and its
  * destructor came after a grace period or after those who exclude all walkers.
  * The destructor raises the count before it sets PTE_REF_DEAD and drops it last,
- * so whoever sees both dead and zero sees the end; PTE_REF_RETIRED picks one.
+ * so whoever sees both dead and zero sees the end; PTE_REF_RETIRED picks one.  Another
+ * may still be in here, so the object waits for RCU.
  */
 static void pte_ref_release(struct percpu_ref *r)
 {
 	struct pte_ref *ref = to_pte_ref(r);
 
 	if (likely(!test_bit(PTE_REF_DEAD, &ref->state))) {
-		pte_ref_enqueue(ref);
+		pte_ref_note(ref->mm, READ_ONCE(ref->addr));
 		return;
 	}
 	if (!atomic_long_read(&ref->data.count) &&
 	    !test_and_set_bit(PTE_REF_RETIRED, &ref->state))
-		pte_ref_drop_hold(ref);
+		call_rcu(&ref->data.rcu, pte_ref_free_object_rcu);
 }
 
 /*
@@ -302,11 +537,10 @@ static void pte_ref_confirm_switch(struct percpu_ref *r)
 {
 	struct pte_ref *ref = to_pte_ref(r);
 
-	/* Whoever sees the bit sees the count: pairs with pte_ref_work_fn(). */
+	/* Whoever sees the bit sees the count: pairs with pte_ref_is_switching(). */
 	smp_mb__before_atomic();
 	set_bit(PTE_REF_SWITCHED, &ref->state);
-	if (test_bit(PTE_REF_PARKED, &ref->state))
-		pte_ref_queue_add(ref);
+	/* Its mm may be gone: whoever wants to know comes and looks. */
 	if (test_bit(PTE_REF_DEAD, &ref->state))
 		pte_ref_release(r);
 }
@@ -314,26 +548,14 @@ static void pte_ref_confirm_switch(struct percpu_ref *r)
 /**
  * pte_ref_start_switch() - start to switch a ref to atomic mode
  * @ref: the ref; a user, the entries or the table hold it
- * @look: look at the table when the switch is over; ref->mm exists
- *
- * The mm may be gone when the switch is over, so nothing can be queued then that
- * is not pinned now: the switch becomes the owner of PTE_REF_QUEUED, with the
- * hold and the mm_count that go with it, and only links the node at its end.  If
- * the ref is queued already, it is the work that sees PTE_REF_SWITCHING after it
- * cleared PTE_REF_QUEUED, and queues it again until the switch is over.
  *
  * Context: any; does not wait for the switch.
  * Return: false if a switch was started before.
  */
-bool pte_ref_start_switch(struct pte_ref *ref, bool look)
+bool pte_ref_start_switch(struct pte_ref *ref)
 {
 	if (test_and_set_bit(PTE_REF_SWITCHING, &ref->state))
 		return false;
-	if (look && !test_and_set_bit(PTE_REF_QUEUED, &ref->state)) {
-		refcount_inc(&ref->hold);
-		mmgrab(ref->mm);
-		set_bit(PTE_REF_PARKED, &ref->state);
-	}
 	count_vm_event(PTE_REF_SWITCH);
 	trace_pte_ref_switch(ref->mm, ref->addr);
 	percpu_ref_switch_to_atomic(&ref->ref, pte_ref_confirm_switch);
@@ -364,7 +586,7 @@ int pte_ref_attach(struct pte_ref *ref, gfp_t gfp)
 	 */
 	smp_mb__after_atomic();
 	if (unlikely(test_bit(PTE_REF_DEAD, &ref->state)))
-		pte_ref_start_switch(ref, false);
+		pte_ref_start_switch(ref);
 	return ret;
 }
 
@@ -390,7 +612,7 @@ static noinline void pte_ref_other_cpu(struct pte_ref *ref, unsigned int cpu)
 	 * Who emptied the table before, in atomic mode, left the look at it to
 	 * our put, which does not see zero any more.
 	 */
-	pte_ref_enqueue(ref);
+	pte_ref_note(ref->mm, READ_ONCE(ref->addr));
 }
 
 /**
@@ -411,9 +633,8 @@ struct pte_ref *pte_ref_make(struct mm_struct *mm, unsigned long addr,
 		return ref;
 
 	/*
-	 * Mostly to give back a table, of 4 KiB or more: so the atomic reserve
-	 * may be used, and the limit of a memcg, which may be why memory is
-	 * given back, does not keep us from it.
+	 * Few, and in a fault, which may be what memory is given back for: so the
+	 * atomic reserve may be used, and no memcg keeps us from it.
 	 */
 	ref = kmem_cache_alloc(pte_ref_cache,
 			       GFP_ATOMIC | __GFP_NOMEMALLOC | __GFP_NOWARN);
@@ -424,7 +645,6 @@ struct pte_ref *pte_ref_make(struct mm_struct *mm, unsigned long addr,
 	ref->mm = mm;
 	ref->addr = addr & PMD_MASK;
 	ref->state = 0;
-	refcount_set(&ref->hold, 1);
 	ref->cpu = raw_smp_processor_id();
 	ref->moves = 0;
 	ref->second = 0;
@@ -641,74 +861,61 @@ void pte_put(pte_t *ptep)
 
 /* Below track_pte_set() and track_pte_clear(). */
 
+/*
+ * The ref of a table that has one.  hugetlb calls the primitives on entries of PMD
+ * tables, whose slot is NULL or has their notes.
+ */
+static struct pte_ref *pte_ref_object(struct ptdesc *ptdesc)
+{
+	if (!ptdesc->pte_ref || ptdesc->pte_ref == &pte_ref_none ||
+	    unlikely(ptdesc->pte_notes & PTE_NOTES_TAG))
+		return NULL;
+	return ptdesc->pte_ref;
+}
+
 void __pte_ref_populated(unsigned long addr, struct ptdesc *ptdesc)
 {
-	struct pte_ref *ref = ptdesc->pte_ref;
+	struct pte_ref *ref = pte_ref_object(ptdesc);
 
-	if (!ref || ref == &pte_ref_none)
+	if (!ref)
 		return;
 	WRITE_ONCE(ref->addr, addr & PMD_MASK);
 	percpu_ref_get(&ref->ref);
 }
 EXPORT_SYMBOL_GPL(__pte_ref_populated);
 
-/*
- * Queue a table that is empty and locked and had no ref, so has no users.  If there
- * is no memory for that, it stays until a zap comes along, or munmap().
- */
-static bool pte_ref_make_queued(struct mm_struct *mm, unsigned long addr,
-				struct ptdesc *ptdesc)
-{
-	struct pte_ref *ref;
-
-	if (!atomic_read(&mm->mm_users))
-		return true;
-	ref = pte_ref_make(mm, addr, ptdesc);
-	if (ref)
-		pte_ref_enqueue(ref);
-	return ref;
-}
-
 void __pte_ref_emptied(struct mm_struct *mm, unsigned long addr,
 		       struct ptdesc *ptdesc)
 {
-	struct pte_ref *ref = ptdesc->pte_ref;
+	struct pte_ref *ref = pte_ref_object(ptdesc);
 
-	if (!ref)
-		return;
-	if (ref == &pte_ref_none) {
-		pte_ref_make_queued(mm, addr, ptdesc);
+	if (!ref) {
+		if (ptdesc->pte_ref == &pte_ref_none)
+			pte_ref_note(mm, addr);
 		return;
 	}
 	WRITE_ONCE(ref->addr, addr & PMD_MASK);
 	/*
-	 * In percpu mode the put cannot see zero, although this looks like it:
-	 * ask for an attempt, which starts the switch.
+	 * In percpu mode the put cannot see zero, although this looks like it, nor until
+	 * a switch is over: ask for an attempt, which starts it, or comes again.
 	 */
-	if (pte_ref_is_percpu(ref))
-		pte_ref_enqueue(ref);
+	if (pte_ref_is_percpu(ref) || pte_ref_is_switching(ref))
+		pte_ref_note(mm, addr);
 	percpu_ref_put(&ref->ref);
 }
 EXPORT_SYMBOL_GPL(__pte_ref_emptied);
 
 /*
- * Below pte_ref_zap_done().  Not queued: if somebody else holds a reference, it is
- * his put that queues the table, or his look that finds it.
+ * Below pte_put_locked().  Not noted: if somebody else holds a reference, it is
+ * his put that notes the table, or his look that finds it.
  */
-bool __pte_ref_zapped(struct mm_struct *mm, unsigned long addr,
-		      struct ptdesc *ptdesc, bool queue)
+void __pte_ref_zapped(struct ptdesc *ptdesc)
 {
-	struct pte_ref *ref = ptdesc->pte_ref;
+	struct pte_ref *ref = pte_ref_object(ptdesc);
 	unsigned long __percpu *percpu_count;
 
 	if (!ref)
-		return true;
-	if (ref == &pte_ref_none)
-		return pte_ref_make_queued(mm, addr, ptdesc);
-	if (queue) {
-		__pte_ref_emptied(mm, addr, ptdesc);
-		return true;
-	}
+		return;
 	/* The table is locked, so it lives, and zero is not the end of its ref. */
 	rcu_read_lock();
 	if (__ref_is_percpu(&ref->ref, &percpu_count))
@@ -716,7 +923,6 @@ bool __pte_ref_zapped(struct mm_struct *mm, unsigned long addr,
 	else
 		atomic_long_dec(&ref->data.count);
 	rcu_read_unlock();
-	return true;
 }
 
 /* Any number of entries, and any value. */
@@ -739,13 +945,17 @@ EXPORT_SYMBOL_GPL(__track_pte_set);
  */
 void __pte_ref_free(struct ptdesc *ptdesc, struct pte_ref *ref)
 {
+	if ((unsigned long)ref & PTE_NOTES_TAG) {
+		pte_notes_free((unsigned long)ref);
+		return;
+	}
 	/* See pte_ref_release(). */
 	percpu_ref_get(&ref->ref);
 	set_bit(PTE_REF_DEAD, &ref->state);
 	/* Pairs with pte_ref_attach(). */
 	smp_mb__after_atomic();
 	if (unlikely(test_bit(PTE_REF_ATTACHED, &ref->state)))
-		pte_ref_start_switch(ref, false);
+		pte_ref_start_switch(ref);
 	/* A table that went with its entries: exit, retract_page_tables(). */
 	if (ptdesc->pte_populated)
 		percpu_ref_put(&ref->ref);
@@ -753,17 +963,27 @@ void __pte_ref_free(struct ptdesc *ptdesc, struct pte_ref *ref)
 }
 EXPORT_SYMBOL_GPL(__pte_ref_free);
 
-/* Below pte_ref_moved(). */
-void __pte_ref_moved(pmd_t *pmd, unsigned long addr)
+/*
+ * Below pte_ref_moved().  The notes of a PMD table have moved with it, those of the PUD
+ * table have not.
+ */
+void __pte_ref_moved(struct mm_struct *mm, pmd_t *pmd, unsigned long addr,
+		     int nr)
 {
 	struct ptdesc *ptdesc;
 	struct pte_ref *ref;
 	pmd_t pmdval;
 
-	ptdesc = pte_ref_table(pmd, &pmdval);
-	ref = ptdesc ? READ_ONCE(ptdesc->pte_ref) : NULL;
-	if (ref && ref != &pte_ref_none)
-		WRITE_ONCE(ref->addr, addr & PMD_MASK);
+	for (; nr; nr--, pmd++, addr += PMD_SIZE) {
+		ptdesc = pte_ref_table(pmd, &pmdval);
+		if (!ptdesc)
+			continue;
+		ref = pte_ref_object(ptdesc);
+		if (ref)
+			WRITE_ONCE(ref->addr, addr & PMD_MASK);
+		if (!READ_ONCE(ptdesc->pte_populated))
+			pte_ref_note(mm, addr);
+	}
 }
 
 static void pte_free_debug(struct ptdesc *ptdesc)
@@ -777,11 +997,23 @@ static void pte_free_debug(struct ptdesc *ptdesc)
 		VM_WARN_ON_ONCE(!pte_none(ptep_get(ptep + i)));
 }
 
+/* Tables that are freed together: of each pt_index leads to the next. */
+static void pte_free_chain(struct ptdesc *ptdesc)
+{
+	struct ptdesc *next;
+
+	for (; ptdesc; ptdesc = next) {
+		next = (struct ptdesc *)ptdesc->pt_index;
+		/* Its destructor asks for the count, which lies there too. */
+		ptdesc->pt_index = 0;
+		pte_free(NULL /* not used */, ptdesc_page(ptdesc));
+	}
+}
+
+/* One callback for up to PTE_REF_BATCH tables; mmu_gather has one for up to 500. */
 static void pte_free_rcu(struct rcu_head *head)
 {
-	struct ptdesc *ptdesc = container_of(head, struct ptdesc, pt_rcu_head);
-
-	pte_free(NULL /* not used */, ptdesc_page(ptdesc));
+	pte_free_chain(container_of(head, struct ptdesc, pt_rcu_head));
 }
 
 /*
@@ -816,16 +1048,15 @@ static void pte_free_work_fn(struct work_struct *work)
  * from the first pmd_clear() until the flush is done: no second table and no huge
  * page is there while a CPU may still walk through an old entry.  A zap hands in its
  * gather, which need not flush again what it cleared in these tables; @tlb may be NULL.
- * With @queued only tables that have a ref, as those that were queued do: one that
- * replaced such a table is left to the fault that has just linked it.
+ * With @notes the next fault in the range of a table maps a small page.
  */
 static unsigned int free_user_ptes(struct mm_struct *mm, struct mmu_gather *tlb,
 				   pmd_t *pmd, unsigned long addr, u64 mask,
-				   bool queued)
+				   struct pte_notes *notes)
 {
 	unsigned long start = ULONG_MAX, end = 0;
+	struct ptdesc *ptdesc, *chain = NULL;
 	unsigned int nr = 0;
-	struct ptdesc *ptdesc, *next;
 	spinlock_t *pml, *ptl;
 	LIST_HEAD(tables);
 	pmd_t pmdval;
@@ -841,8 +1072,12 @@ static unsigned int free_user_ptes(struct mm_struct *mm, struct mmu_gather *tlb,
 		if (ptl != pml)
 			spin_lock_nested(ptl, SINGLE_DEPTH_NESTING);
 		if (ptdesc->pte_ref && !ptdesc->pte_populated &&
-		    !(queued && ptdesc->pte_ref == &pte_ref_none) &&
 		    pte_ref_is_zero(ptdesc->pte_ref)) {
+			if (notes) {
+				set_bit(pte_notes_index(pmd), notes->small);
+				/* Pairs with vmf_wants_small_page(). */
+				smp_mb__after_atomic();
+			}
 			pmd_clear(pmd);
 			/* Unlinked: its list space belongs to us. */
 			list_add_tail(&ptdesc->pt_list, &tables);
@@ -861,13 +1096,16 @@ static unsigned int free_user_ptes(struct mm_struct *mm, struct mmu_gather *tlb,
 		arch_flush_user_ptes(mm, tlb, start, end);
 	spin_unlock(pml);
 
-	list_for_each_entry_safe(ptdesc, next, &tables, pt_list) {
+	list_for_each_entry(ptdesc, &tables, pt_list) {
 		mm_dec_nr_ptes(mm);
 		pte_free_debug(ptdesc);
 		arch_release_user_pte(ptdesc_page(ptdesc));
-		call_rcu(&ptdesc->pt_rcu_head,
-			 tlb ? pte_free_rcu : pte_free_later_rcu);
+		ptdesc->pt_index = (unsigned long)chain;
+		chain = ptdesc;
 	}
+	if (chain)
+		call_rcu(&chain->pt_rcu_head,
+			 tlb ? pte_free_rcu : pte_free_later_rcu);
 	return nr;
 }
 
@@ -883,7 +1121,7 @@ static unsigned int free_user_ptes(struct mm_struct *mm, struct mmu_gather *tlb,
  */
 bool free_user_pte(struct mm_struct *mm, pmd_t *pmd, unsigned long addr)
 {
-	return free_user_ptes(mm, NULL, pmd, addr & PMD_MASK, 1, false);
+	return free_user_ptes(mm, NULL, pmd, addr & PMD_MASK, 1, NULL);
 }
 
 /*
@@ -895,7 +1133,7 @@ static bool pte_ref_looks_free(struct mm_struct *mm, pmd_t *pmd,
 {
 	struct ptdesc *ptdesc;
 	struct pte_ref *ref;
-	bool zero = false;
+	bool zero = false, again;
 	pmd_t pmdval;
 
 	rcu_read_lock();
@@ -903,12 +1141,15 @@ static bool pte_ref_looks_free(struct mm_struct *mm, pmd_t *pmd,
 	ref = ptdesc ? READ_ONCE(ptdesc->pte_ref) : NULL;
 	if (ref && !READ_ONCE(ptdesc->pte_populated)) {
 		if (unlikely(pte_ref_is_percpu(ref)))
-			pte_ref_start_switch(ref, true);
-		else
-			zero = pte_ref_is_zero(ref);
+			pte_ref_start_switch(ref);
+		again = pte_ref_is_switching(ref);
+		zero = pte_ref_is_zero(ref);
 		if (!zero) {
 			count_vm_event(PTE_REF_BUSY);
 			trace_pte_ref_free_failed(mm, addr & PMD_MASK);
+			/* What hides zero now tells nobody when it is over. */
+			if (again)
+				pte_ref_note(mm, addr);
 		}
 	}
 	rcu_read_unlock();
@@ -944,7 +1185,7 @@ bool try_to_free_user_pte(struct mm_struct *mm, pmd_t *pmd, unsigned long addr)
  * covers all, in one PMD table.
  */
 void __pte_ref_zap_end(struct mmu_gather *tlb, pmd_t *pmd, unsigned long start,
-		       unsigned long end)
+		       unsigned long end, bool forget)
 {
 	struct mm_struct *mm = tlb->mm;
 	unsigned long addr = start & PMD_MASK;
@@ -954,6 +1195,7 @@ void __pte_ref_zap_end(struct mmu_gather *tlb, pmd_t *pmd, unsigned long start,
 		pmd++;
 	}
 	end &= PMD_MASK;
+	start = addr;
 	while (addr < end) {
 		unsigned long first = addr;
 		pmd_t *first_pmd = pmd;
@@ -969,8 +1211,11 @@ void __pte_ref_zap_end(struct mmu_gather *tlb, pmd_t *pmd, unsigned long start,
 		if (mask)
 			count_vm_events(PTE_REF_FREE,
 					free_user_ptes(mm, tlb, first_pmd, first,
-						       mask, false));
+						       mask, NULL));
 	}
+	/* Last, since the work may have been faster. */
+	if (forget && READ_ONCE(mm->pte_ref.small))
+		pte_notes_forget(mm, start, end);
 }
 
 /**
@@ -1002,20 +1247,24 @@ bool pte_ref_empty_locked(struct mm_struct *mm, pmd_t *pmd, unsigned long addr)
 }
 
 /*
- * Slow path of vmf_hold_pte_table().  Not if nobody can free the table: no other
- * mm_users, and no deferred work, which has an mm_count from the time when a table is
- * queued until it has freed what it found.  Read mm_users first: if another task has
- * queued a table and dropped its mm_users, which is ordered, its mm_count can be seen,
- * or that is dropped too, and what the work did can be seen.  Without either only
- * truncate and reclaim can empty the table meanwhile, and a fault that loses it ends
- * with nothing mapped.
+ * May somebody free an empty table while a fault of @mm is not looking?  Not without
+ * other mm_users, nor deferred work.  Only truncate and reclaim can empty it then, and a
+ * fault that loses it ends with nothing mapped.  Read mm_users first: if another task
+ * noted a table and dropped its mm_users, which is ordered, its note can be seen, or
+ * the work is done, and what it did can be seen.
  */
+static bool pte_ref_may_free(struct mm_struct *mm)
+{
+	return atomic_read_acquire(&mm->mm_users) > 1 ||
+	       atomic_read_acquire(&mm->pte_ref.state);
+}
+
+/* Slow path of vmf_hold_pte_table(). */
 void __vmf_hold_pte_table(struct vm_fault *vmf)
 {
 	struct mm_struct *mm = vmf->vma->vm_mm;
 
-	if (atomic_read_acquire(&mm->mm_users) > 1 ||
-	    atomic_read_acquire(&mm->mm_count) > 1) {
+	if (pte_ref_may_free(mm)) {
 		pte_ref_put(vmf->pte_ref);
 		vmf->pte_ref = pte_ref_hold(mm, vmf->pmd, vmf->address);
 	}
@@ -1025,9 +1274,8 @@ void __vmf_hold_pte_table(struct vm_fault *vmf)
  * vmf_install_pte_table() - link the table that a fault allocated before
  * @vmf: the fault
  *
- * It is empty, so if the mm has other users the fault takes a reference, that no zap
- * frees the table before it is locked.  The work does not: it frees only tables that
- * have a ref, and this one has none yet.
+ * It is empty, so if somebody may free it before it is locked the fault takes a
+ * reference.
  *
  * Context: process context, no page table lock held; does not sleep.
  */
@@ -1035,7 +1283,7 @@ void vmf_install_pte_table(struct vm_fault *vmf)
 {
 	struct mm_struct *mm = vmf->vma->vm_mm;
 
-	if (pte_ref_enabled() && atomic_read(&mm->mm_users) > 1) {
+	if (pte_ref_enabled() && pte_ref_may_free(mm)) {
 		pte_ref_put(vmf->pte_ref);
 		vmf->pte_ref = pmd_install_hold(mm, vmf->pmd, vmf->address,
 						&vmf->prealloc_pte);
@@ -1044,42 +1292,22 @@ void vmf_install_pte_table(struct vm_fault *vmf)
 	}
 }
 
-/*
- * Queue the table at @addr if it is empty.
- *
- * The look without its lock is enough to leave it.  Our own zap is done, so whoever brings
- * the count to zero after it is somebody else, who queues the table: only a zap for munmap
- * or exit does not, which mmap_lock keeps away, nor one that covers the table, and what
- * is left of the VMAs here no longer covers it.
- */
-static void pte_ref_queue_empty(struct mm_struct *mm, unsigned long addr)
+/* Below vmf_wants_small_page(). */
+bool __vmf_wants_small_page(struct vm_fault *vmf)
 {
-	pmd_t *pmd = pte_ref_find_pmd(mm, addr);
-	struct ptdesc *ptdesc;
-	spinlock_t *ptl = NULL;
-	pte_t *ptep;
+	struct pte_notes *notes = pte_notes_find(vmf->pmd);
 
-	if (!pmd || !pte_ref_empty(pmd))
-		return;
-	ptep = pte_offset_map_lock(mm, pmd, addr, &ptl);
-	if (!ptep)
-		return;
-	ptdesc = page_ptdesc(virt_to_page(ptep));
-	if (ptdesc->pte_ref && !ptdesc->pte_populated) {
-		struct pte_ref *ref = pte_ref_make(mm, addr, ptdesc);
-
-		if (ref) {
-			WRITE_ONCE(ref->addr, addr & PMD_MASK);
-			pte_ref_enqueue(ref);
-		}
-	}
-	pte_unmap_unlock(ptep, ptl);
+	return notes && test_bit(pte_notes_index(vmf->pmd), notes->small);
 }
 
-/* Below pte_ref_unmap_edges(); the conditions mirror free_pgd_range(). */
-void __pte_ref_unmap_edges(struct mm_struct *mm, unsigned long start,
-			   unsigned long end, unsigned long floor,
-			   unsigned long ceiling)
+/*
+ * Below pte_ref_unmapped(); the conditions mirror free_pgd_range().  The look without the
+ * lock of the table is enough to leave it: our own zap is done, so whoever brings the
+ * count to zero after it is somebody else, who notes the table.
+ */
+void __pte_ref_unmapped(struct mm_struct *mm, unsigned long start,
+			unsigned long end, unsigned long floor,
+			unsigned long ceiling)
 {
 	unsigned long first = start & PMD_MASK;
 	unsigned long last = (end - 1) & PMD_MASK;
@@ -1087,159 +1315,352 @@ void __pte_ref_unmap_edges(struct mm_struct *mm, unsigned long start,
 	bool keeps_last = last + PMD_SIZE - 1 > ceiling - 1;
 
 	if (keeps_first)
-		pte_ref_queue_empty(mm, first);
+		pte_ref_note_empty(mm, first);
 	if (keeps_last && !(keeps_first && first == last))
-		pte_ref_queue_empty(mm, last);
+		pte_ref_note_empty(mm, last);
+	if (keeps_first)
+		first += PMD_SIZE;
+	if (!keeps_last)
+		last += PMD_SIZE;
+	if (first < last && READ_ONCE(mm->pte_ref.small))
+		pte_notes_forget(mm, first, last);
 }
 
-/*
- * May tables in this range be freed?  Only under an attached VMA.  A hugetlb VMA
- * can have entries in PTE tables that its users reach through raw pointers
- * (arm64 CONT_PTE).
- */
-static bool pte_ref_range_ok(struct mm_struct *mm, unsigned long addr)
+/* Below pte_ref_fork(). */
+void __pte_ref_fork(struct mm_struct *dst_mm, pmd_t *dst_pmd, pmd_t *src_pmd,
+		    unsigned long addr, unsigned long end)
 {
-	VMA_ITERATOR(vmi, mm, addr);
-	struct vm_area_struct *vma;
-	bool found = false;
+	struct pte_notes *src = pte_notes_find(src_pmd), *dst = NULL;
+	unsigned int i = pte_notes_index(src_pmd);
+	unsigned int nr = i + (ALIGN(end, PMD_SIZE) - (addr & PMD_MASK)) / PMD_SIZE;
 
-	for_each_vma_range(vmi, vma, addr + PMD_SIZE) {
-		if (is_vm_hugetlb_page(vma))
-			return false;
-		found = true;
-	}
-	return found;
-}
-
-/* Tables that deferred work has found, to be freed under one flush. */
-struct pte_ref_group {
-	struct mm_struct *mm;	/* mmap_lock held for read, or NULL; an mm_count */
-	pmd_t *pmd;		/* of the first table of the group */
-	unsigned long addr;	/* where its range starts */
-	u64 mask;		/* tables to free */
-	int seen;		/* refs looked at since mmap_lock was taken */
-};
-
-static void pte_ref_group_free(struct pte_ref_group *group)
-{
-	if (group->mask)
-		count_vm_events(PTE_REF_FREE_DEFERRED,
-				free_user_ptes(group->mm, NULL, group->pmd,
-					       group->addr, group->mask, true));
-	group->mask = 0;
-}
-
-static void pte_ref_group_end(struct pte_ref_group *group)
-{
-	if (!group->mm)
+	if (!src)
 		return;
-	pte_ref_group_free(group);
-	mmap_read_unlock(group->mm);
-	mmdrop(group->mm);
-	group->mm = NULL;
+	for_each_set_bit_from(i, src->small, nr) {
+		if (!dst)
+			dst = pte_notes_make(dst_mm, dst_pmd, GFP_KERNEL_ACCOUNT);
+		/* Without memory it gets a huge page there. */
+		if (!dst)
+			return;
+		set_bit(i, dst->small);
+	}
 }
 
-/*
- * No mm_users is taken: the last one to be dropped tears the mm down, and would do so
- * after the exit of the process, which its parent has been told of, has left files
- * busy and memory in use.  mm_count, mmap_lock for read and the look for a VMA in
- * pte_ref_range_ok() suffice: exit_mmap() frees tables under mmap_lock for write, and
- * leaves no VMA when it drops it.  It waits for this group of tables at most.
+/**
+ * pte_ref_fork_empty() - has the parent a table that fork need not copy?
+ * @dst_vma: VMA of the child
+ * @src_vma: VMA of the parent
+ * @dst_pmd: entry of the child's PMD table for @addr
+ * @src_pmd: entry of the parent's
+ * @addr: an address in the table's range
+ *
+ * Under the PTL no entry is away for a moment only, and the caller keeps faults away.
+ * Stock would give the child an empty table, and so small pages.
+ *
+ * Context: as copy_page_range().
+ * Return: true if the table is empty.
  */
-static bool pte_ref_group_start(struct pte_ref_group *group, struct mm_struct *mm)
+bool pte_ref_fork_empty(struct vm_area_struct *dst_vma,
+			struct vm_area_struct *src_vma, pmd_t *dst_pmd,
+			pmd_t *src_pmd, unsigned long addr)
 {
-	if (!mmap_read_trylock(mm))
+	if (!pte_ref_empty(src_pmd) ||
+	    !pte_ref_empty_locked(src_vma->vm_mm, src_pmd, addr))
 		return false;
-	mmgrab(mm);
-	group->mm = mm;
-	group->seen = 0;
+	return !IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE) || !vma_is_anonymous(dst_vma) ||
+	       pte_notes_make_small(dst_vma->vm_mm, dst_pmd);
+}
+
+/**
+ * pte_ref_moves_none() - does mremap() move a range without a table, freed by the work?
+ * @mm: the mm
+ * @addr: address in the range
+ * @all: the range of the table is moved, not a part of it
+ *
+ * Stock would move the table.
+ *
+ * Context: mmap_lock held for write.
+ * Return: true if small pages are to be mapped at the new address.
+ */
+bool pte_ref_moves_none(struct mm_struct *mm, unsigned long addr, bool all)
+{
+	struct pte_notes *notes;
+	pmd_t *pmd;
+
+	if (!pte_ref_enabled() || !READ_ONCE(mm->pte_ref.small))
+		return false;
+	pmd = pte_ref_find_pmd(mm, addr);
+	notes = pmd ? pte_notes_find(pmd) : NULL;
+	if (!notes || !test_bit(pte_notes_index(pmd), notes->small))
+		return false;
+	if (all)
+		clear_bit(pte_notes_index(pmd), notes->small);
 	return true;
 }
 
-/* Look at the table of a ref that was queued. */
-static void pte_ref_group_add(struct pte_ref_group *group, struct pte_ref *ref)
+/**
+ * pte_ref_moved_none() - what pte_ref_moves_none() said is done
+ * @mm: the mm
+ * @pmd: entry of the PMD table for the new address
+ *
+ * Context: mmap_lock held for write.  May sleep for memory; without, the next fault may
+ * map a huge page.
+ */
+void pte_ref_moved_none(struct mm_struct *mm, pmd_t *pmd)
 {
-	unsigned long addr = READ_ONCE(ref->addr);
-	struct mm_struct *mm = group->mm;
-	struct ptdesc *ptdesc;
-	unsigned int nr;
-	pmd_t *pmd, pmdval;
-	bool same;
+	if (pmd_none(pmdp_get_lockless(pmd)))
+		pte_notes_make_small(mm, pmd);
+}
 
-	/* All tables of an mm that exits are about to go. */
-	if (!atomic_read(&mm->mm_users) || !pte_ref_range_ok(mm, addr))
-		return;
-	pmd = pte_ref_find_pmd(mm, addr);
-	if (!pmd)
-		return;
+/*
+ * Keep the first VMA in a range attached.
+ * Return: the VMA; NULL if there is none; -EAGAIN if it is locked by somebody else, until
+ * *@busyp.
+ */
+static struct vm_area_struct *pte_ref_lock_vma(struct mm_struct *mm,
+					       unsigned long start,
+					       unsigned long end,
+					       unsigned long *busyp)
+{
+#ifdef CONFIG_PER_VMA_LOCK
+	MA_STATE(mas, &mm->mm_mt, start, start);
+	struct vm_area_struct *vma;
+
+	*busyp = end;
+	/* fork is still filling its tree. */
+	if (!mt_in_rcu(&mm->mm_mt))
+		return ERR_PTR(-EAGAIN);
+	/* The VMA may be another one meanwhile: only its lock tells. */
+	rcu_read_lock();
+	vma = mas_find(&mas, end - 1);
+	if (vma) {
+		start = max(READ_ONCE(vma->vm_start), start);
+		*busyp = min(READ_ONCE(vma->vm_end), end);
+	}
+	rcu_read_unlock();
+	if (!vma)
+		return NULL;
+	vma = start < end ? lock_vma_under_rcu(mm, start) : NULL;
+	return vma ?: ERR_PTR(-EAGAIN);
+#else
+	struct vm_area_struct *vma;
+
+	*busyp = end;
+	if (!mmap_read_trylock(mm))
+		return ERR_PTR(-EAGAIN);
+	vma = find_vma_intersection(mm, start, end);
+	if (!vma)
+		mmap_read_unlock(mm);
+	return vma;
+#endif
+}
+
+static void pte_ref_unlock_vma(struct mm_struct *mm, struct vm_area_struct *vma)
+{
+#ifdef CONFIG_PER_VMA_LOCK
+	vma_end_read(vma);
+#else
+	mmap_read_unlock(mm);
+#endif
+}
+
+/*
+ * Find the next range with tables that were noted, from *@startp on, in the range of one
+ * PUD table, and take its notes.  It lies in one PMD table.  Without one *@startp gets
+ * where to go on.
+ */
+static bool pte_ref_next(struct mm_struct *mm, unsigned long *startp,
+			 unsigned long *endp)
+{
+	unsigned long addr = *startp, next, last;
+	bool found = false;
+	pud_t *pud, pudval;
+	pmd_t *pmd;
 
 	rcu_read_lock();
-	ptdesc = pte_ref_table(pmd, &pmdval);
-	same = ptdesc && READ_ONCE(ptdesc->pte_ref) == ref;
+	pud = pte_ref_next_pud(mm, &addr, mm->task_size, &last);
+	if (!pud) {
+		*startp = addr;
+		goto out;
+	}
+	if (!mm_pud_folded(mm) && !READ_ONCE(virt_to_ptdesc(pud)->pte_notes))
+		addr = last;
+	for (; addr < last && !found; addr = next, pud++) {
+		/* What is marked here is taken at its start, then seen to its end. */
+		if (!mm_pud_folded(mm) &&
+		    IS_ALIGNED(addr, PTE_NOTES_GROUP * PUD_SIZE) &&
+		    !pte_notes_take(pud)) {
+			next = min(last, addr + PTE_NOTES_GROUP * PUD_SIZE);
+			pud += PTE_NOTES_GROUP - 1;
+			continue;
+		}
+		next = pud_addr_end(addr, last);
+		pudval = pudp_get(pud);
+		if (!pte_ref_pud_ok(pudval))
+			continue;
+		pmd = pmd_offset_lockless(pud, pudval, addr);
+		for (; addr < next; pmd += PTE_NOTES_GROUP) {
+			unsigned long start = addr;
+
+			addr = min(next, ALIGN(addr + 1, PTE_NOTES_GROUP * PMD_SIZE));
+			if (pte_notes_take(pmd)) {
+				if (!found)
+					*startp = start;
+				*endp = addr;
+				found = true;
+			} else if (found) {
+				break;
+			}
+		}
+	}
+	if (!found)
+		*startp = addr;
+out:
 	rcu_read_unlock();
+	return found;
+}
 
-	/* If it is replaced now, the other one is judged by its own count. */
-	if (!same || !pte_ref_looks_free(mm, pmd, addr))
-		return;
+/* The first table in a range that looks empty, or @end. */
+static unsigned long pte_ref_find_empty(struct mm_struct *mm, unsigned long addr,
+					unsigned long end)
+{
+	pmd_t *pmd;
 
-	nr = (addr % PTE_REF_BATCH_SIZE) / PMD_SIZE;
-	if (group->mask && group->addr != addr - nr * PMD_SIZE)
-		pte_ref_group_free(group);
-	group->pmd = pmd - nr;
-	group->addr = addr - nr * PMD_SIZE;
-	group->mask |= BIT_ULL(nr);
+	rcu_read_lock();
+	pmd = pte_ref_find_pmd(mm, addr);
+	for (; pmd && addr < end; addr += PMD_SIZE, pmd++) {
+		if (pte_ref_empty(pmd))
+			break;
+	}
+	rcu_read_unlock();
+	return pmd ? min(addr, end) : end;
+}
+
+/*
+ * Free what is empty of the tables of a range in one PMD table.
+ * Return: false if some were left because a VMA is locked or memory is short.
+ */
+static bool pte_ref_reclaim(struct mm_struct *mm, unsigned long addr,
+			    unsigned long end)
+{
+	bool done = true;
+
+	while ((addr = pte_ref_find_empty(mm, addr, end)) < end) {
+		struct pte_notes *notes = NULL;
+		struct vm_area_struct *vma;
+		unsigned long first, last, busy;
+		unsigned int i;
+		u64 mask = 0;
+		pmd_t *pmd;
+
+		/* As in pte_ref_work_fn(). */
+		if (atomic_read(&mm->pte_ref.state) & MM_PTE_REF_EXIT)
+			break;
+		vma = pte_ref_lock_vma(mm, addr, end, &busy);
+		if (!vma)
+			break;
+		if (IS_ERR(vma)) {
+			done = false;
+			do {
+				pte_ref_note(mm, addr);
+				addr = ALIGN(addr + 1, PTE_NOTES_GROUP * PMD_SIZE);
+			} while (addr < busy);
+			continue;
+		}
+		/* Of what it covers, as many tables as one flush is for. */
+		addr = max(addr, vma->vm_start & PMD_MASK);
+		first = addr & ~(PTE_REF_BATCH_SIZE - 1);
+		last = min3(end, first + PTE_REF_BATCH_SIZE,
+			    ALIGN(vma->vm_end, PMD_SIZE));
+		pmd = pte_ref_find_pmd(mm, first);
+		for (; pmd && addr < last; addr += PMD_SIZE) {
+			i = (addr - first) / PMD_SIZE;
+			if (pte_ref_looks_free(mm, pmd + i, addr))
+				mask |= BIT_ULL(i);
+		}
+		if (mask && IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE) &&
+		    vma_is_anonymous(vma)) {
+			notes = pte_notes_make(mm, pmd, GFP_ATOMIC |
+					       __GFP_NOMEMALLOC | __GFP_NOWARN);
+			for (; !notes && mask; mask &= mask - 1) {
+				i = __ffs64(mask);
+				pte_ref_note(mm, first + i * PMD_SIZE);
+				done = false;
+			}
+		}
+		if (mask)
+			count_vm_events(PTE_REF_FREE_DEFERRED,
+					free_user_ptes(mm, NULL, pmd, first, mask,
+						       notes));
+		pte_ref_unlock_vma(mm, vma);
+		addr = last;
+		cond_resched();
+	}
+	return done;
 }
 
 static void pte_ref_work_fn(struct work_struct *work)
 {
-	struct llist_node *list = llist_del_all(&pte_ref_queue);
-	struct pte_ref_group group = { };
-	struct pte_ref *ref, *next;
+	struct mm_struct *mm = container_of(work, struct mm_struct,
+					    pte_ref.work.work);
+	unsigned long until = jiffies + PTE_REF_SLICE;
+	struct mm_pte_ref *queue = &mm->pte_ref;
+	unsigned long start = queue->next, end;
 
-	list = llist_reverse_order(list);
-	llist_for_each_entry_safe(ref, next, list, node) {
-		struct mm_struct *mm = ref->mm;
-		bool dead = test_bit(PTE_REF_DEAD, &ref->state);
-		bool switched;
-
-		if (group.mm && (group.mm != mm ||
-				 ++group.seen >= PTE_REF_BATCH ||
-				 mmap_lock_is_contended(group.mm)))
-			pte_ref_group_end(&group);
-		if (!group.mm)
-			cond_resched();
-		if (!dead && !group.mm && atomic_read(&mm->mm_users) &&
-		    !pte_ref_group_start(&group, mm)) {
-			/* Do not let one mm hold up the tables of others. */
-			pte_ref_queue_add(ref);
-			continue;
-		}
-
-		/* From here on whoever sees zero queues it again. */
-		clear_bit(PTE_REF_QUEUED, &ref->state);
-		/* Pairs with pte_ref_enqueue() and pte_ref_start_switch(). */
+	if (!start) {
+		atomic_andnot(MM_PTE_REF_NOTED, &queue->state);
+		/* From here on what is noted asks for another round. */
 		smp_mb__after_atomic();
-
-		if (!dead && group.mm) {
-			/*
-			 * A look during a switch finds nothing, and the end of
-			 * the switch does not queue a ref that it found queued:
-			 * look again, unless the switch was over before.
-			 */
-			switched = test_bit(PTE_REF_SWITCHED, &ref->state);
-			smp_rmb();	/* pairs with pte_ref_confirm_switch() */
-			pte_ref_group_add(&group, ref);
-			if (!switched &&
-			    test_bit(PTE_REF_SWITCHING, &ref->state) &&
-			    !test_and_set_bit(PTE_REF_QUEUED, &ref->state)) {
-				pte_ref_queue_add(ref);
-				continue;
-			}
-		}
-		mmdrop(mm);
-		pte_ref_drop_hold(ref);
+		queue->busy = false;
 	}
-	pte_ref_group_end(&group);
+	while (start < mm->task_size) {
+		if (pte_ref_next(mm, &start, &end)) {
+			if (!pte_ref_reclaim(mm, start, end))
+				queue->busy = true;
+			start = end;
+		}
+		/* Its exit waits for us. */
+		if (atomic_read(&queue->state) & MM_PTE_REF_EXIT)
+			return;
+		if (time_after(jiffies, until)) {
+			/* The works of other mms have waited for their turn. */
+			queue->next = start;
+			queue_delayed_work(pte_ref_wq, &queue->work, 0);
+			return;
+		}
+		cond_resched();
+	}
+	queue->next = 0;
+	queue->delay = queue->busy ? min(2 * queue->delay, PTE_REF_BUSY_MS) :
+				     PTE_REF_DELAY_MS;
+
+	/* The last that is done with the mm, whose exit may not wait for us then. */
+	if (atomic_cmpxchg(&queue->state, MM_PTE_REF_WORK, 0) != MM_PTE_REF_WORK)
+		queue_delayed_work(pte_ref_wq, &queue->work,
+				   msecs_to_jiffies(queue->delay));
+}
+
+/* Below mm_init_pte_ref(). */
+void __mm_init_pte_ref(struct mm_struct *mm)
+{
+	atomic_set(&mm->pte_ref.state, 0);
+	mm->pte_ref.next = 0;
+	mm->pte_ref.delay = PTE_REF_DELAY_MS;
+	mm->pte_ref.small = false;
+	INIT_DELAYED_WORK(&mm->pte_ref.work, pte_ref_work_fn);
+}
+
+/*
+ * Below mm_exit_pte_ref().  Whoever notes now, as reclaim may that has found a page of
+ * this mm, finds MM_PTE_REF_EXIT and queues nothing, or a work that is disabled.  It holds
+ * the lock of the rmap or of the table, for which the rest of the exit waits, so the mm
+ * stays meanwhile.
+ */
+void __mm_exit_pte_ref(struct mm_struct *mm)
+{
+	/* Mostly it waits for its time; then nobody queues it again. */
+	if (!cancel_delayed_work(&mm->pte_ref.work))
+		disable_delayed_work_sync(&mm->pte_ref.work);
 }
 
 /**
@@ -1260,19 +1681,20 @@ unsigned long pte_ref_read(struct ptdesc *ptdesc)
 
 /**
  * pte_ref_flush() - wait until everything that is pending was looked at
+ * @mm: the mm whose tables were noted
  *
- * For tests: waits for switches, for the queue, and for tables and refs to be
+ * For tests: waits for switches, for the work, and for tables and refs to be
  * freed.
  *
  * Context: may sleep, no locks held.
  */
-void pte_ref_flush(void)
+void pte_ref_flush(struct mm_struct *mm)
 {
 	rcu_barrier();
-	flush_delayed_work(&pte_ref_work);
+	flush_delayed_work(&mm->pte_ref.work);
 	/* The first round may have started switches. */
 	rcu_barrier();
-	flush_delayed_work(&pte_ref_work);
+	flush_delayed_work(&mm->pte_ref.work);
 	/* Tables, then their refs. */
 	rcu_barrier();
 	/* Also what a callback linked to a list that another has not queued yet. */
@@ -1298,7 +1720,8 @@ void pte_ref_recount(pte_t *ptep)
 		return;
 	for (i = 0; i < PTRS_PER_PTE; i++)
 		nr += !pte_none(ptep_get(first + i));
-	WARN_ONCE(nr != ptdesc->pte_populated,
+	/* Negative: unlinked while we waited for its lock, see free_user_ptes(). */
+	WARN_ONCE(nr != ptdesc->pte_populated && (nr || ptdesc->pte_populated > 0),
 		  "pte_ref: mismatch: %d entries, %d counted\n",
 		  nr, ptdesc->pte_populated);
 }
@@ -1323,8 +1746,12 @@ static int __init pte_ref_boot_init(void)
 		return 0;
 	}
 	pte_ref_cache = KMEM_CACHE(pte_ref, SLAB_PANIC | SLAB_NO_MERGE);
+	pte_notes_cache = kmem_cache_create("pte_ref_notes", sizeof(struct pte_notes),
+					    __alignof__(struct pte_notes),
+					    SLAB_PANIC | SLAB_NO_MERGE, NULL);
 	/* It frees memory, so it must not need some to run. */
-	pte_ref_wq = alloc_workqueue("pte_ref", WQ_UNBOUND | WQ_MEM_RECLAIM, 0);
+	pte_ref_wq = alloc_workqueue("pte_ref", WQ_UNBOUND | WQ_MEM_RECLAIM,
+				     PTE_REF_WORKS);
 	if (!pte_ref_wq)
 		panic("pte_ref: no workqueue");
 	static_branch_enable(&pte_ref_key);

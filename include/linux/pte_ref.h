@@ -29,8 +29,7 @@ void __pte_ref_free(struct ptdesc *ptdesc, struct pte_ref *ref);
 void __pte_ref_populated(unsigned long addr, struct ptdesc *ptdesc);
 void __pte_ref_emptied(struct mm_struct *mm, unsigned long addr,
 		       struct ptdesc *ptdesc);
-bool __pte_ref_zapped(struct mm_struct *mm, unsigned long addr,
-		      struct ptdesc *ptdesc, bool queue);
+void __pte_ref_zapped(struct ptdesc *ptdesc);
 void __track_pte_set(struct mm_struct *mm, unsigned long addr, pte_t *ptep,
 		     pte_t pte, unsigned int nr);
 struct pte_ref *__pte_ref_tryget(pmd_t *pmd);
@@ -38,11 +37,16 @@ struct pte_ref *__pte_ref_hold(struct mm_struct *mm, pmd_t *pmd,
 			       unsigned long addr);
 void __pte_ref_put(struct pte_ref *ref);
 void __pte_ref_zap_end(struct mmu_gather *tlb, pmd_t *pmd, unsigned long start,
-		       unsigned long end);
-void __pte_ref_unmap_edges(struct mm_struct *mm, unsigned long start,
-			   unsigned long end, unsigned long floor,
-			   unsigned long ceiling);
-void __pte_ref_moved(pmd_t *pmd, unsigned long addr);
+		       unsigned long end, bool forget);
+void __pte_ref_unmapped(struct mm_struct *mm, unsigned long start,
+			unsigned long end, unsigned long floor,
+			unsigned long ceiling);
+void __pte_ref_moved(struct mm_struct *mm, pmd_t *pmd, unsigned long addr,
+		     int nr);
+void __mm_init_pte_ref(struct mm_struct *mm);
+void __mm_exit_pte_ref(struct mm_struct *mm);
+void pte_ref_note(struct mm_struct *mm, unsigned long addr);
+void pte_ref_note_empty(struct mm_struct *mm, unsigned long addr);
 
 bool pte_tryget(struct mm_struct *mm, pmd_t *pmd, unsigned long addr);
 void __pte_put(pgtable_t pgtable);
@@ -194,6 +198,29 @@ static __always_inline void track_ptes(struct mm_struct *mm, unsigned long addr,
 }
 
 /**
+ * track_moved_ptes() - count entries that were moved from a table to another
+ * @mm: the mm of the tables
+ * @src_addr: an address in the range of the one
+ * @src_pte: any entry of it
+ * @dst_addr: an address in the range of the other
+ * @dst_pte: any entry of it
+ * @nr: number of entries, which were none in the other before; or 0
+ *
+ * Context: both tables are locked, as they were since the first entry was cleared by
+ * ptep_get_and_clear_untracked().
+ */
+static __always_inline void track_moved_ptes(struct mm_struct *mm,
+					     unsigned long src_addr, pte_t *src_pte,
+					     unsigned long dst_addr, pte_t *dst_pte,
+					     unsigned int nr)
+{
+	if (!pte_ref_tracks(mm) || unlikely(!nr))
+		return;
+	pte_ref_count_new(dst_addr, dst_pte, nr);
+	pte_ref_count(mm, src_addr, src_pte, -(int)nr);
+}
+
+/**
  * track_new_ptes() - count entries that set_ptes_untracked() populated
  * @mm: the mm of the table
  * @addr: an address in the table's range
@@ -208,6 +235,30 @@ static __always_inline void track_new_ptes(struct mm_struct *mm,
 {
 	if (pte_ref_tracks(mm) && likely(nr))
 		pte_ref_count_new(addr, ptep, nr);
+}
+
+/**
+ * track_copied_ptes() - count entries that fork populated by set_ptes_untracked()
+ * @mm: the mm of the child
+ * @addr: an address in the table's range
+ * @ptep: any entry of the table
+ * @nr: number of entries, which were none before; or 0
+ *
+ * The parent's table may have had entries of a neighbour only, which is not copied.
+ * Then the new table is empty, and no entry of it was ever cleared.
+ *
+ * Context: the table is locked, as it was since they were none.
+ */
+static __always_inline void track_copied_ptes(struct mm_struct *mm,
+					      unsigned long addr, pte_t *ptep,
+					      unsigned int nr)
+{
+	if (!pte_ref_tracks(mm))
+		return;
+	if (likely(nr))
+		pte_ref_count_new(addr, ptep, nr);
+	else if (!pte_ptdesc(ptep)->pte_populated)
+		pte_ref_note(mm, addr);
 }
 
 /**
@@ -304,17 +355,17 @@ static inline void pte_ref_put(struct pte_ref *ref)
 }
 
 /**
- * pte_ref_zap_start() - a zap takes its reference to a table
+ * pte_get_locked() - take a reference to a table that is locked
  * @mm: the mm
  * @addr: an address in the table's range
  * @ptep: any entry of the table
  *
- * A zap keeps the table's lock until it is done with it, so its reference is one
- * more in the count of entries.
+ * For those who keep the lock until they are done with the table, as a zap does: their
+ * reference is one more in the count of entries.
  *
  * Context: the table is locked.
  */
-static __always_inline void pte_ref_zap_start(struct mm_struct *mm,
+static __always_inline void pte_get_locked(struct mm_struct *mm,
 					      unsigned long addr, pte_t *ptep)
 {
 	if (pte_ref_enabled())
@@ -322,33 +373,34 @@ static __always_inline void pte_ref_zap_start(struct mm_struct *mm,
 }
 
 /**
- * pte_ref_zap_done() - drop the reference of a zap
+ * pte_put_locked() - drop what pte_get_locked() took
  * @mm: the mm
  * @addr: an address in the table's range
  * @ptep: any entry of the table
- * @queue: have the table looked at if it is empty
+ * @note: have the table looked at if it is empty
  *
- * Without @queue either pte_ref_zap_end() looks at it, or the table goes with its
- * VMA.
+ * Without @note the caller looks at it, or the table goes with its VMA.
  *
- * Context: the table is locked, as it was since pte_ref_zap_start().
- * Return: false if it should have been queued, but there is no memory for that.
+ * Context: the table is locked, as it was since pte_get_locked().
  */
-static __always_inline bool pte_ref_zap_done(struct mm_struct *mm,
+static __always_inline void pte_put_locked(struct mm_struct *mm,
 					     unsigned long addr, pte_t *ptep,
-					     bool queue)
+					     bool note)
 {
 	struct ptdesc *ptdesc;
 	int nr;
 
 	if (!pte_ref_enabled())
-		return true;
+		return;
 	ptdesc = pte_ptdesc(ptep);
 	nr = ptdesc->pte_populated - 1;
 	WRITE_ONCE(ptdesc->pte_populated, nr);
-	if (nr || (!queue && ptdesc->pte_ref == &pte_ref_none))
-		return true;
-	return __pte_ref_zapped(mm, addr, ptdesc, queue);
+	if (nr)
+		return;
+	if (note)
+		__pte_ref_emptied(mm, addr, ptdesc);
+	else if (ptdesc->pte_ref != &pte_ref_none)
+		__pte_ref_zapped(ptdesc);
 }
 
 /**
@@ -357,22 +409,25 @@ static __always_inline bool pte_ref_zap_done(struct mm_struct *mm,
  * @pmd: entry of the PMD table for @start
  * @start: first address that was zapped
  * @end: end of what was zapped, in the same PMD table
+ * @forget: stock would have freed these tables too, so what the work has freed there
+ *	before may be mapped by huge pages
  *
  * Frees the tables that the range covers.  Of those at its edges more is mapped,
- * and what was zapped there is often touched again soon: pte_ref_zap_done() queued
+ * and what was zapped there is often touched again soon: pte_put_locked() noted
  * them.
  *
  * Context: as try_to_free_user_pte().
  */
 static inline void pte_ref_zap_end(struct mmu_gather *tlb, pmd_t *pmd,
-				   unsigned long start, unsigned long end)
+				   unsigned long start, unsigned long end,
+				   bool forget)
 {
 	if (pte_ref_enabled())
-		__pte_ref_zap_end(tlb, pmd, start, end);
+		__pte_ref_zap_end(tlb, pmd, start, end, forget);
 }
 
 /**
- * pte_ref_unmap_edges() - look after the tables at the edges of a munmap
+ * pte_ref_unmapped() - the tables of a range went with its VMAs
  * @mm: the mm
  * @start: first address that was unmapped
  * @end: end of what was unmapped
@@ -380,33 +435,55 @@ static inline void pte_ref_zap_end(struct mmu_gather *tlb, pmd_t *pmd,
  * @ceiling: as for free_pgtables()
  *
  * free_pgtables() leaves a table that a neighbouring VMA shares.  If it is
- * empty it is queued.
+ * empty it is noted.  What comes in the range of the others may be mapped by huge
+ * pages again.
  *
  * Context: mmap_lock held for read or write.
  */
-static inline void pte_ref_unmap_edges(struct mm_struct *mm,
-				       unsigned long start, unsigned long end,
-				       unsigned long floor,
-				       unsigned long ceiling)
+static inline void pte_ref_unmapped(struct mm_struct *mm,
+				    unsigned long start, unsigned long end,
+				    unsigned long floor, unsigned long ceiling)
 {
 	if (pte_ref_enabled())
-		__pte_ref_unmap_edges(mm, start, end, floor, ceiling);
+		__pte_ref_unmapped(mm, start, end, floor, ceiling);
 }
 
 /**
  * pte_ref_moved() - whole tables were moved to other addresses
+ * @mm: the mm
  * @pmd: entry of the PMD table, in its new place, of the first one
  * @addr: where its range starts now
  * @nr: number of PMD entries to look at
  *
  * Context: the lock of the PMD table, or of the upper table that it was moved to.
  */
-static inline void pte_ref_moved(pmd_t *pmd, unsigned long addr, int nr)
+static inline void pte_ref_moved(struct mm_struct *mm, pmd_t *pmd,
+				 unsigned long addr, int nr)
 {
-	if (!pte_ref_enabled())
-		return;
-	for (; nr; nr--, pmd++, addr += PMD_SIZE)
-		__pte_ref_moved(pmd, addr);
+	if (pte_ref_enabled())
+		__pte_ref_moved(mm, pmd, addr, nr);
+}
+
+/**
+ * mm_init_pte_ref() - a new mm has nothing noted
+ * @mm: the mm; nobody else sees it yet
+ */
+static inline void mm_init_pte_ref(struct mm_struct *mm)
+{
+	__mm_init_pte_ref(mm);
+}
+
+/**
+ * mm_exit_pte_ref() - nobody is to look at the tables of an mm any more
+ * @mm: the mm, without users
+ *
+ * Context: before its VMAs go.  May sleep.
+ */
+static inline void mm_exit_pte_ref(struct mm_struct *mm)
+{
+	if (pte_ref_enabled() &&
+	    (atomic_fetch_or(MM_PTE_REF_EXIT, &mm->pte_ref.state) & MM_PTE_REF_WORK))
+		__mm_exit_pte_ref(mm);
 }
 
 #else /* !CONFIG_FREE_USER_PTE */
@@ -432,6 +509,17 @@ static inline void track_new_ptes(struct mm_struct *mm, unsigned long addr,
 {
 }
 
+static inline void track_copied_ptes(struct mm_struct *mm, unsigned long addr,
+				     pte_t *ptep, unsigned int nr)
+{
+}
+
+static inline void track_moved_ptes(struct mm_struct *mm, unsigned long src_addr,
+				    pte_t *src_pte, unsigned long dst_addr,
+				    pte_t *dst_pte, unsigned int nr)
+{
+}
+
 static inline void track_pte_clear(struct mm_struct *mm, unsigned long addr,
 				   pte_t *ptep, pte_t old)
 {
@@ -453,30 +541,40 @@ static inline struct pte_ref *pte_ref_hold(struct mm_struct *mm, pmd_t *pmd,
 
 static inline void pte_ref_put(struct pte_ref *ref) { }
 
-static inline void pte_ref_zap_start(struct mm_struct *mm, unsigned long addr,
+static inline void pte_get_locked(struct mm_struct *mm, unsigned long addr,
 				     pte_t *ptep)
 {
 }
 
-static inline bool pte_ref_zap_done(struct mm_struct *mm, unsigned long addr,
-				    pte_t *ptep, bool queue)
+static inline void pte_put_locked(struct mm_struct *mm, unsigned long addr,
+				    pte_t *ptep, bool note)
 {
-	return true;
 }
 
 static inline void pte_ref_zap_end(struct mmu_gather *tlb, pmd_t *pmd,
-				   unsigned long start, unsigned long end)
+				   unsigned long start, unsigned long end,
+				   bool forget)
 {
 }
 
-static inline void pte_ref_unmap_edges(struct mm_struct *mm,
-				       unsigned long start, unsigned long end,
-				       unsigned long floor,
-				       unsigned long ceiling)
+static inline void pte_ref_unmapped(struct mm_struct *mm,
+				    unsigned long start, unsigned long end,
+				    unsigned long floor, unsigned long ceiling)
 {
 }
 
-static inline void pte_ref_moved(pmd_t *pmd, unsigned long addr, int nr) { }
+static inline void pte_ref_moved(struct mm_struct *mm, pmd_t *pmd,
+				 unsigned long addr, int nr)
+{
+}
+
+static inline void mm_init_pte_ref(struct mm_struct *mm) { }
+static inline void mm_exit_pte_ref(struct mm_struct *mm) { }
+static inline void pte_ref_note(struct mm_struct *mm, unsigned long addr) { }
+
+static inline void pte_ref_note_empty(struct mm_struct *mm, unsigned long addr)
+{
+}
 
 static inline bool pte_tryget(struct mm_struct *mm, pmd_t *pmd,
 			      unsigned long addr)

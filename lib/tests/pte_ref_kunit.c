@@ -3,8 +3,8 @@
  * Tests of mm/pte_ref.c, on the mm of the test's own thread.
  *
  * Most tests write made-up entries into one table by the primitives, and take
- * them out again.  They hold mmap_lock for write (lock_table()), which keeps the
- * work that frees queued tables away, so that a table of count zero stays until
+ * them out again.  They hold mmap_lock and all VMAs for write (lock_table()), which
+ * keeps the work that frees noted tables away, so that a table of count zero stays until
  * the test says otherwise.  Between lock_table() and unlock_table() there is no
  * KUNIT_ASSERT: it would end the thread with the lock held.
  *
@@ -134,7 +134,12 @@ static unsigned long vm_event(enum vm_event_item item)
 
 static void lock_table(struct table *t)
 {
+	VMA_ITERATOR(vmi, t->mm, 0);
+	struct vm_area_struct *vma;
+
 	mmap_write_lock(t->mm);
+	for_each_vma(vmi, vma)
+		vma_start_write(vma);
 }
 
 static void unlock_table(struct table *t)
@@ -393,10 +398,52 @@ static bool try_to_free(struct table *t)
 
 static void start_switch(struct table *t)
 {
-	KUNIT_EXPECT_TRUE(t->test, pte_ref_start_switch(t->ref, false));
+	KUNIT_EXPECT_TRUE(t->test, pte_ref_start_switch(t->ref));
 	rcu_barrier();
 	KUNIT_EXPECT_TRUE(t->test, test_bit(PTE_REF_SWITCHED, &t->ref->state));
 	KUNIT_EXPECT_FALSE(t->test, pte_ref_is_percpu(t->ref));
+}
+
+/* Is there a mark for the group of the table? */
+static bool is_marked(struct table *t)
+{
+	unsigned long slot = READ_ONCE(virt_to_ptdesc(t->pmd)->pte_notes);
+	struct pte_notes *notes = (void *)(slot & ~(PTE_NOTES_TAG | PTE_NOTES_OBJECT));
+
+	if (slot & PTE_NOTES_OBJECT)
+		slot = READ_ONCE(notes->marks);
+	return slot & BIT(PTE_NOTES_SHIFT + pmd_index(t->addr) / PTE_NOTES_GROUP);
+}
+
+static void take_marks(struct table *t)
+{
+	unsigned long slot = READ_ONCE(virt_to_ptdesc(t->pmd)->pte_notes);
+	struct pte_notes *notes = (void *)(slot & ~(PTE_NOTES_TAG | PTE_NOTES_OBJECT));
+
+	if (slot & PTE_NOTES_OBJECT)
+		WRITE_ONCE(notes->marks, PTE_NOTES_TAG);
+	else if (slot)
+		cmpxchg(&virt_to_ptdesc(t->pmd)->pte_notes, slot, PTE_NOTES_TAG);
+}
+
+static bool is_switching(struct table *t)
+{
+	return test_bit(PTE_REF_SWITCHING, &t->ref->state) &&
+	       !test_bit(PTE_REF_SWITCHED, &t->ref->state);
+}
+
+/*
+ * Will the work look at the table?  If it is about to, it finds the VMA locked and makes
+ * the mark again.
+ */
+static void expect_noted(struct table *t)
+{
+	unsigned long end = jiffies + 20 * HZ;
+
+	while (!is_marked(t) && time_before(jiffies, end))
+		usleep_range(50, 200);
+	KUNIT_EXPECT_TRUE(t->test, is_marked(t));
+	KUNIT_EXPECT_NE(t->test, atomic_read(&t->mm->pte_ref.state) & MM_PTE_REF_WORK, 0);
 }
 
 /* Users of the mapping: fault a page in, and give it back. */
@@ -444,8 +491,8 @@ static void new_table(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, t->ref->state, 0);
 	KUNIT_EXPECT_PTR_EQ(test, t->ref->mm, t->mm);
 	unlock_table(t);
-	/* Nothing has happened that would queue it. */
-	pte_ref_flush();
+	/* Nothing has happened that would note it. */
+	pte_ref_flush(t->mm);
 	KUNIT_EXPECT_TRUE(test, is_linked(t));
 }
 
@@ -467,7 +514,7 @@ static void bare_table(struct kunit *test)
 	KUNIT_EXPECT_NULL(test, pte_ref_tryget(bare.pmd));
 	KUNIT_EXPECT_FALSE(test, try_to_free(&bare));
 	KUNIT_EXPECT_FALSE(test, free_user_pte(t->mm, bare.pmd, bare.addr));
-	pte_ref_moved(bare.pmd, bare.addr, 1);
+	pte_ref_moved(t->mm, bare.pmd, bare.addr, 1);
 	unlock_table(t);
 
 	/* A zap of a part, after which it is not empty, needs none either. */
@@ -570,10 +617,11 @@ static void hold_of_a_fault(struct kunit *test)
 	link_beside(t, &bare);
 	vmf.pmd = bare.pmd;
 
-	/* As the work does, for each table that it is to look at. */
-	mmgrab(t->mm);
+	/* The work does, when there is something to look at. */
 	vmf_hold_pte_table(&vmf);
-	mmdrop(t->mm);
+	KUNIT_EXPECT_NULL(test, vmf.pte_ref);
+	pte_ref_note(t->mm, bare.addr);
+	vmf_hold_pte_table(&vmf);
 	KUNIT_EXPECT_NOT_NULL(test, vmf.pte_ref);
 	KUNIT_EXPECT_FALSE(test, free_user_pte(t->mm, bare.pmd, bare.addr));
 	vmf_put_pte_table(&vmf);
@@ -631,8 +679,8 @@ static void install_of_a_fault(struct kunit *test)
 	unlock_table(t);
 }
 
-/* So does who brings the table to zero, to have it queued. */
-static void last_entry_makes_the_ref(struct kunit *test)
+/* Zero is noted, and nothing is made for it. */
+static void last_entry_makes_no_ref(struct kunit *test)
 {
 	struct table *t = test->priv;
 	struct table bare = *t;
@@ -642,22 +690,16 @@ static void last_entry_makes_the_ref(struct kunit *test)
 	link_bare_table(&bare);
 	set_entries(&bare, SWAP, 4, 2);
 	clear_entry(&bare, 4);
-	KUNIT_EXPECT_PTR_EQ(test, bare.ptdesc->pte_ref, &pte_ref_none);
+	KUNIT_EXPECT_FALSE(test, is_marked(&bare));
 	clear_entry(&bare, 5);
-	bare.ref = bare.ptdesc->pte_ref;
-	KUNIT_EXPECT_PTR_NE(test, bare.ref, &pte_ref_none);
-	if (bare.ref != &pte_ref_none) {
-		expect_count(&bare, 0, 0);
-		KUNIT_EXPECT_TRUE(test, test_bit(PTE_REF_QUEUED, &bare.ref->state));
-		KUNIT_EXPECT_EQ(test, bare.ref->addr, bare.addr);
-		/* In use again: its entries hold one reference of it. */
-		set_entry(&bare, SWAP, 5);
-		expect_count(&bare, 1, 0);
-		clear_entry(&bare, 5);
-		expect_count(&bare, 0, 0);
-	}
+	expect_noted(&bare);
+	/* In use again, and once more. */
+	set_entry(&bare, SWAP, 5);
+	clear_entry(&bare, 5);
+	KUNIT_EXPECT_PTR_EQ(test, bare.ptdesc->pte_ref, &pte_ref_none);
+	KUNIT_EXPECT_EQ(test, pte_ref_read(bare.ptdesc), 0);
 	unlock_table(t);
-	pte_ref_flush();
+	pte_ref_flush(t->mm);
 	KUNIT_EXPECT_FALSE(test, is_linked(&bare));
 }
 
@@ -666,7 +708,9 @@ static void other_tables_have_no_ref(struct kunit *test)
 	struct table *t = test->priv;
 	pte_t *ptep;
 
-	KUNIT_EXPECT_NULL(test, page_ptdesc(virt_to_page(t->pmd))->pte_ref);
+	unsigned long slot = virt_to_ptdesc(t->pmd)->pte_notes;
+
+	KUNIT_EXPECT_TRUE(test, !slot || slot & PTE_NOTES_TAG);
 	KUNIT_EXPECT_NULL(test, page_ptdesc(virt_to_page(t->mm->pgd))->pte_ref);
 
 	ptep = pte_alloc_one_kernel(&init_mm);
@@ -823,7 +867,7 @@ static void batch_counted_by_the_caller(struct kunit *test)
 	/* Nothing was filled: this is not the moment to have the table looked at. */
 	fill(t, 0, 0, false);
 	expect_count(t, 0, 0);
-	KUNIT_EXPECT_FALSE(test, test_bit(PTE_REF_QUEUED, &t->ref->state));
+	KUNIT_EXPECT_FALSE(test, is_marked(t));
 
 	fill(t, 0, 3, false);
 	expect_count(t, 3, 0);
@@ -912,8 +956,9 @@ static void transitions_keep_the_count(struct kunit *test)
 }
 
 /*
- * mprotect() of a table with one entry brings the count to zero for a moment,
- * which queues it.  The work must find it in use.
+ * What takes the only entry of a table away to write another one brings the count to
+ * zero for a moment, which notes the table.  The work must find it in use.  COW and
+ * mprotect() count nothing, so they do not even that.
  */
 static void passing_zero_keeps_the_table(struct kunit *test)
 {
@@ -921,17 +966,18 @@ static void passing_zero_keeps_the_table(struct kunit *test)
 
 	lock_table(t);
 	set_entry(t, PRESENT, 8);
-	pte_ref_flush();
-	KUNIT_EXPECT_FALSE(test, test_bit(PTE_REF_QUEUED, &t->ref->state));
+	pte_ref_flush(t->mm);
 	do_op(t, OP_MODIFY_PROT, 8, 1);
-	KUNIT_EXPECT_TRUE(test, test_bit(PTE_REF_QUEUED, &t->ref->state));
+	KUNIT_EXPECT_FALSE(test, is_marked(t));
+	do_op(t, OP_CLEAR_FLUSH_SET, 8, 1);
+	expect_noted(t);
 	expect_count(t, 1, 0);
 	unlock_table(t);
 
-	pte_ref_flush();
+	pte_ref_flush(t->mm);
 
 	lock_table(t);
-	KUNIT_EXPECT_FALSE(test, test_bit(PTE_REF_QUEUED, &t->ref->state));
+	KUNIT_EXPECT_FALSE(test, is_marked(t));
 	KUNIT_EXPECT_TRUE(test, is_linked(t));
 	expect_count(t, 1, 0);
 	clear_table(t);
@@ -1144,29 +1190,28 @@ static void alloc_map_lock(struct kunit *test)
 }
 
 /* What zap_pte_range() does with an entry. */
-static bool zap_entry(struct table *t, unsigned int i, bool queue)
+static void zap_entry(struct table *t, unsigned int i, bool note)
 {
 	int populated = t->ptdesc->pte_populated;
+	bool marked = is_marked(t);
 	spinlock_t *ptl = NULL;
 	pte_t *ptep;
-	bool ret;
 
 	ptep = pte_offset_map_lock(t->mm, t->pmd, t->addr, &ptl);
 	if (!ptep) {
 		KUNIT_FAIL(t->test, "the table is gone");
-		return false;
+		return;
 	}
-	pte_ref_zap_start(t->mm, t->addr, ptep);
+	pte_get_locked(t->mm, t->addr, ptep);
 	KUNIT_EXPECT_EQ(t->test, t->ptdesc->pte_populated, populated + 1);
 	ptep_clear(t->mm, entry_addr(t, i), ptep + i);
 	KUNIT_EXPECT_GE(t->test, t->ptdesc->pte_populated, 1);
-	KUNIT_EXPECT_FALSE(t->test, test_bit(PTE_REF_QUEUED, &t->ref->state));
-	ret = pte_ref_zap_done(t->mm, t->addr, ptep, queue);
+	KUNIT_EXPECT_TRUE(t->test, is_marked(t) == marked);
+	pte_put_locked(t->mm, t->addr, ptep, note);
 	pte_unmap_unlock(ptep, ptl);
-	return ret;
 }
 
-/* A zap that looks at the table itself need not have it queued. */
+/* A zap that looks at the table itself need not have it noted. */
 static void reference_of_a_zap(struct kunit *test)
 {
 	struct table *t = test->priv;
@@ -1176,29 +1221,29 @@ static void reference_of_a_zap(struct kunit *test)
 	set_entries(t, SWAP, 9, 2);
 	zap_entry(t, 9, true);
 	expect_count(t, 1, 0);
-	KUNIT_EXPECT_FALSE(test, test_bit(PTE_REF_QUEUED, &t->ref->state));
+	KUNIT_EXPECT_FALSE(test, is_marked(t));
 	zap_entry(t, 10, false);
 	expect_count(t, 0, 0);
-	KUNIT_EXPECT_FALSE(test, test_bit(PTE_REF_QUEUED, &t->ref->state));
+	KUNIT_EXPECT_FALSE(test, is_marked(t));
 	/* It was empty before. */
 	zap_entry(t, 10, false);
 	expect_count(t, 0, 0);
-	KUNIT_EXPECT_FALSE(test, test_bit(PTE_REF_QUEUED, &t->ref->state));
+	KUNIT_EXPECT_FALSE(test, is_marked(t));
 
-	/* Beside a user, whose put queues it. */
+	/* Beside a user, whose put notes it. */
 	set_entry(t, SWAP, 9);
 	ref = pte_ref_tryget(t->pmd);
 	zap_entry(t, 9, false);
 	expect_count(t, 0, 1);
-	KUNIT_EXPECT_FALSE(test, test_bit(PTE_REF_QUEUED, &t->ref->state));
+	KUNIT_EXPECT_FALSE(test, is_marked(t));
 	pte_ref_put(ref);
-	KUNIT_EXPECT_TRUE(test, test_bit(PTE_REF_QUEUED, &t->ref->state));
+	expect_noted(t);
 	unlock_table(t);
-	pte_ref_flush();
+	pte_ref_flush(t->mm);
 	KUNIT_EXPECT_FALSE(test, is_linked(t));
 }
 
-static void zap_of_a_part_queues(struct kunit *test)
+static void zap_of_a_part_notes(struct kunit *test)
 {
 	struct table *t = test->priv;
 	bool entry;
@@ -1209,10 +1254,10 @@ static void zap_of_a_part_queues(struct kunit *test)
 		if (entry)
 			set_entry(t, SWAP, 9);
 		zap_entry(t, 9, true);
-		KUNIT_EXPECT_TRUE(test, test_bit(PTE_REF_QUEUED, &t->ref->state));
+		expect_noted(t);
 		expect_count(t, 0, 0);
 		unlock_table(t);
-		pte_ref_flush();
+		pte_ref_flush(t->mm);
 		KUNIT_EXPECT_FALSE(test, is_linked(t));
 		if (!entry)
 			break;
@@ -1301,7 +1346,7 @@ static void freed_at_zero_only(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, vm_event(PTE_REF_BUSY), busy);
 	unlock_table(t);
 
-	pte_ref_flush();
+	pte_ref_flush(t->mm);
 	KUNIT_EXPECT_EQ(test, watched(&t->watch), 1);
 }
 
@@ -1313,7 +1358,7 @@ static void fresh_table_can_be_freed(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, free_user_pte(t->mm, t->pmd, t->addr));
 	KUNIT_EXPECT_TRUE(test, pmd_none(*t->pmd));
 	unlock_table(t);
-	pte_ref_flush();
+	pte_ref_flush(t->mm);
 	KUNIT_EXPECT_EQ(test, watched(&t->watch), 1);
 }
 
@@ -1334,20 +1379,20 @@ static void free_refused_to_a_user(struct kunit *test)
 	KUNIT_EXPECT_FALSE(test, free_user_pte(t->mm, t->pmd, t->addr));
 	KUNIT_EXPECT_EQ(test, vm_event(PTE_REF_BUSY), busy + 2);
 	unlock_table(t);
-	pte_ref_flush();
+	pte_ref_flush(t->mm);
 	KUNIT_EXPECT_TRUE(test, is_linked(t));
 	KUNIT_EXPECT_EQ(test, vm_event(PTE_REF_FREE_DEFERRED), deferred);
 
-	/* The put queues it. */
+	/* The put notes it. */
 	pte_ref_put(ref);
-	pte_ref_flush();
+	pte_ref_flush(t->mm);
 	KUNIT_EXPECT_FALSE(test, is_linked(t));
 	KUNIT_EXPECT_EQ(test, vm_event(PTE_REF_FREE_DEFERRED), deferred + 1);
 	KUNIT_EXPECT_EQ(test, watched(&t->watch), 1);
 }
 
-/* Whoever clears the last entry, without a word to anybody, has it queued. */
-static void queued_at_zero(struct kunit *test)
+/* Whoever clears the last entry, without a word to anybody, has it noted. */
+static void noted_at_zero(struct kunit *test)
 {
 	struct table *t = test->priv;
 	unsigned long deferred = vm_event(PTE_REF_FREE_DEFERRED);
@@ -1355,16 +1400,16 @@ static void queued_at_zero(struct kunit *test)
 	lock_table(t);
 	set_entries(t, SWAP, 5, 2);
 	clear_entry(t, 5);
-	KUNIT_EXPECT_FALSE(test, test_bit(PTE_REF_QUEUED, &t->ref->state));
+	KUNIT_EXPECT_FALSE(test, is_marked(t));
 	clear_entry(t, 6);
-	KUNIT_EXPECT_TRUE(test, test_bit(PTE_REF_QUEUED, &t->ref->state));
+	expect_noted(t);
 	/* The work does not wait for mmap_lock, it comes again. */
-	pte_ref_flush();
+	pte_ref_flush(t->mm);
 	KUNIT_EXPECT_TRUE(test, is_linked(t));
-	KUNIT_EXPECT_TRUE(test, test_bit(PTE_REF_QUEUED, &t->ref->state));
+	expect_noted(t);
 	unlock_table(t);
 
-	pte_ref_flush();
+	pte_ref_flush(t->mm);
 	KUNIT_EXPECT_FALSE(test, is_linked(t));
 	KUNIT_EXPECT_EQ(test, vm_event(PTE_REF_FREE_DEFERRED), deferred + 1);
 	KUNIT_EXPECT_EQ(test, watched(&t->watch), 1);
@@ -1387,25 +1432,62 @@ static void freed_in_time(struct kunit *test)
 	KUNIT_EXPECT_FALSE(test, is_linked(t));
 }
 
-/* The address in the ref is a hint: what is there may be another table. */
-static void wrong_address_frees_nothing_else(struct kunit *test)
+/* A note is a hint: what is there is judged by its own count. */
+static void note_frees_what_is_empty(struct kunit *test)
 {
 	struct table *t = test->priv;
-	struct table other = *t;
+	struct table tables[3];
+	int i;
 
 	lock_table(t);
-	other.addr = t->addr + PMD_SIZE;
-	link_table(&other);
-	KUNIT_EXPECT_PTR_NE(test, other.ptdesc, t->ptdesc);
-	set_entry(t, SWAP, 5);
-	clear_entry(t, 5);
-	pte_ref_moved(t->pmd, other.addr, 1);
-	KUNIT_EXPECT_EQ(test, t->ref->addr, other.addr);
+	for (i = 0; i < ARRAY_SIZE(tables); i++) {
+		tables[i] = *t;
+		tables[i].addr += i * PMD_SIZE;
+		link_bare_table(&tables[i]);
+		if (i != 1)
+			set_entry(&tables[i], SWAP, 5);
+	}
+	KUNIT_EXPECT_FALSE(test, is_marked(t));
+	pte_ref_note(t->mm, t->addr);
+	expect_noted(t);
+	/* Nothing there that could be noted. */
+	pte_ref_note(t->mm, 0);
 	unlock_table(t);
+	pte_ref_flush(t->mm);
 
-	pte_ref_flush();
-	KUNIT_EXPECT_TRUE(test, is_linked(t));
-	KUNIT_EXPECT_TRUE(test, is_linked(&other));
+	lock_table(t);
+	for (i = 0; i < ARRAY_SIZE(tables); i++)
+		KUNIT_EXPECT_EQ(test, is_linked(&tables[i]), i != 1);
+	/* The notes of a PMD table stay when there is more to note. */
+	KUNIT_EXPECT_FALSE(test, is_marked(t));
+	clear_table(&tables[2]);
+	expect_noted(t);
+	clear_table(t);
+	unlock_table(t);
+}
+
+/* mremap() of whole tables: the empty ones are looked for where they are now. */
+static void moved_table_is_noted(struct kunit *test)
+{
+	struct table *t = test->priv;
+
+	lock_table(t);
+	set_entry(t, SWAP, 5);
+	pte_ref_moved(t->mm, t->pmd, t->addr, 1);
+	KUNIT_EXPECT_FALSE(test, is_marked(t));
+	clear_entry(t, 5);
+	unlock_table(t);
+	pte_ref_flush(t->mm);
+	lock_table(t);
+	link_table(t);
+	KUNIT_EXPECT_FALSE(test, is_marked(t));
+	WRITE_ONCE(t->ref->addr, 0);
+	pte_ref_moved(t->mm, t->pmd, t->addr, 1);
+	KUNIT_EXPECT_EQ(test, t->ref->addr, t->addr);
+	expect_noted(t);
+	unlock_table(t);
+	pte_ref_flush(t->mm);
+	KUNIT_EXPECT_FALSE(test, is_linked(t));
 }
 
 /* free_pgtables() reads the entries of a range without a VMA without a lock. */
@@ -1422,7 +1504,7 @@ static void kept_without_a_vma(struct kunit *test)
 	set_entry(&other, SWAP, 5);
 	clear_entry(&other, 5);
 	unlock_table(t);
-	pte_ref_flush();
+	pte_ref_flush(t->mm);
 	KUNIT_EXPECT_TRUE(test, is_linked(&other));
 
 	/* Nobody else would free it. */
@@ -1482,15 +1564,15 @@ static void no_switch_back(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, pte_ref_attach(t->ref, GFP_KERNEL), 0);
 	KUNIT_EXPECT_TRUE(test, pte_ref_is_percpu(t->ref));
 	KUNIT_EXPECT_EQ(test, pte_ref_attach(t->ref, GFP_KERNEL), -EBUSY);
-	KUNIT_EXPECT_TRUE(test, pte_ref_start_switch(t->ref, false));
+	KUNIT_EXPECT_TRUE(test, pte_ref_start_switch(t->ref));
 	KUNIT_EXPECT_FALSE(test, pte_ref_is_percpu(t->ref));
 	KUNIT_EXPECT_EQ(test, pte_ref_attach(t->ref, GFP_KERNEL), -EBUSY);
-	KUNIT_EXPECT_FALSE(test, pte_ref_start_switch(t->ref, false));
+	KUNIT_EXPECT_FALSE(test, pte_ref_start_switch(t->ref));
 	rcu_barrier();
 	KUNIT_EXPECT_TRUE(test, test_bit(PTE_REF_SWITCHED, &t->ref->state));
 	KUNIT_EXPECT_EQ(test, pte_ref_attach(t->ref, GFP_KERNEL), -EBUSY);
-	KUNIT_EXPECT_FALSE(test, pte_ref_start_switch(t->ref, true));
-	KUNIT_EXPECT_FALSE(test, test_bit(PTE_REF_QUEUED, &t->ref->state));
+	KUNIT_EXPECT_FALSE(test, pte_ref_start_switch(t->ref));
+	KUNIT_EXPECT_FALSE(test, is_marked(t));
 	KUNIT_EXPECT_FALSE(test, pte_ref_is_percpu(t->ref));
 	/* The counters were given back. */
 	KUNIT_EXPECT_EQ(test, t->ref->ref.percpu_count_ptr, __PERCPU_REF_ATOMIC);
@@ -1561,13 +1643,13 @@ static void percpu_table_is_freed(struct kunit *test)
 	KUNIT_EXPECT_FALSE(test, free_user_pte(t->mm, t->pmd, t->addr));
 	KUNIT_EXPECT_FALSE(test, try_to_free(t));
 	KUNIT_EXPECT_FALSE(test, pte_ref_is_percpu(t->ref));
-	KUNIT_EXPECT_TRUE(test, test_bit(PTE_REF_QUEUED, &t->ref->state));
+	expect_noted(t);
 	KUNIT_EXPECT_TRUE(test, is_linked(t));
 	KUNIT_EXPECT_EQ(test, vm_event(PTE_REF_SWITCH), switches + 1);
 	KUNIT_EXPECT_EQ(test, vm_event(PTE_REF_BUSY), busy + 2);
 	unlock_table(t);
 
-	pte_ref_flush();
+	pte_ref_flush(t->mm);
 	KUNIT_EXPECT_FALSE(test, is_linked(t));
 	KUNIT_EXPECT_EQ(test, vm_event(PTE_REF_FREE_DEFERRED), deferred + 1);
 	KUNIT_EXPECT_EQ(test, vm_event(PTE_REF_SWITCH), switches + 1);
@@ -1575,7 +1657,7 @@ static void percpu_table_is_freed(struct kunit *test)
 }
 
 /* In percpu mode no put sees zero: that the last entry goes has to do. */
-static void percpu_table_is_queued(struct kunit *test)
+static void percpu_table_is_noted(struct kunit *test)
 {
 	struct table *t = test->priv;
 
@@ -1584,7 +1666,7 @@ static void percpu_table_is_queued(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, pte_ref_attach(t->ref, GFP_KERNEL), 0);
 	clear_entry(t, 0);
 	unlock_table(t);
-	pte_ref_flush();
+	pte_ref_flush(t->mm);
 	KUNIT_EXPECT_FALSE(test, is_linked(t));
 	KUNIT_EXPECT_EQ(test, watched(&t->watch), 1);
 }
@@ -1602,7 +1684,7 @@ static void refilled_during_switch(struct kunit *test)
 	KUNIT_EXPECT_FALSE(test, try_to_free(t));
 	set_entry(t, PRESENT, 1);
 	unlock_table(t);
-	pte_ref_flush();
+	pte_ref_flush(t->mm);
 
 	lock_table(t);
 	KUNIT_EXPECT_TRUE(test, is_linked(t));
@@ -1610,9 +1692,40 @@ static void refilled_during_switch(struct kunit *test)
 	expect_count(t, 1, 0);
 	clear_entry(t, 1);
 	unlock_table(t);
-	pte_ref_flush();
+	pte_ref_flush(t->mm);
 	KUNIT_EXPECT_FALSE(test, is_linked(t));
 	KUNIT_EXPECT_EQ(test, vm_event(PTE_REF_FREE_DEFERRED), deferred + 1);
+}
+
+/*
+ * Filled while its switch is pending, so that the work has seen it in use, and emptied
+ * before the switch is over, so that no put sees zero.
+ */
+static void emptied_during_switch(struct kunit *test)
+{
+	struct table *t = test->priv;
+	int i;
+
+	lock_table(t);
+	set_entry(t, PRESENT, 0);
+	KUNIT_EXPECT_EQ(test, pte_ref_attach(t->ref, GFP_KERNEL), 0);
+	clear_entry(t, 0);
+	KUNIT_EXPECT_FALSE(test, is_switching(t));
+	/* Holds off the end of the switch. */
+	rcu_read_lock();
+	KUNIT_EXPECT_FALSE(test, try_to_free(t));
+	KUNIT_EXPECT_TRUE(test, is_switching(t));
+	set_entry(t, PRESENT, 1);
+	/* As the work does when it finds nothing. */
+	for (i = 0; i < 3; i++)
+		take_marks(t);
+	clear_entry(t, 1);
+	KUNIT_EXPECT_TRUE(test, is_switching(t));
+	KUNIT_EXPECT_TRUE(test, is_marked(t));
+	rcu_read_unlock();
+	unlock_table(t);
+	pte_ref_flush(t->mm);
+	KUNIT_EXPECT_FALSE(test, is_linked(t));
 }
 
 /* References wander through slots, and so from CPU to CPU. */
@@ -1764,7 +1877,7 @@ static void switch_under_load(struct kunit *test)
 		do_op(t, OP_CLEAR_NONPRESENT, 1 + i * 10, 5);
 	}
 	let_users_run(t, users, 10);
-	KUNIT_EXPECT_TRUE(test, pte_ref_start_switch(t->ref, false));
+	KUNIT_EXPECT_TRUE(test, pte_ref_start_switch(t->ref));
 	let_users_run(t, users, 10);
 	do_op(t, OP_CLEAR_NONPRESENT, 1, 300);
 	rcu_barrier();
@@ -1785,7 +1898,7 @@ static void switch_under_load(struct kunit *test)
 		KUNIT_EXPECT_TRUE(test, try_to_free(t));
 out:
 	unlock_table(t);
-	pte_ref_flush();
+	pte_ref_flush(t->mm);
 	KUNIT_EXPECT_EQ(test, watched(&t->watch), 1);
 }
 
@@ -1820,7 +1933,7 @@ static void dies_with_its_mm_during_switch(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, pte_ref_attach(t->ref, GFP_KERNEL), 0);
 	clear_entry(t, 0);
 	KUNIT_EXPECT_FALSE(test, try_to_free(t));
-	KUNIT_EXPECT_TRUE(test, test_bit(PTE_REF_QUEUED, &t->ref->state));
+	expect_noted(t);
 	unlock_table(t);
 }
 
@@ -1847,11 +1960,11 @@ static void unmapped_during_switch(struct kunit *test)
 		if (look)
 			KUNIT_EXPECT_FALSE(test, try_to_free(&other));
 		else
-			KUNIT_EXPECT_TRUE(test, pte_ref_start_switch(other.ref, false));
+			KUNIT_EXPECT_TRUE(test, pte_ref_start_switch(other.ref));
 		unlock_table(&other);
 
 		KUNIT_EXPECT_EQ(test, vm_munmap(addr, PMD_SIZE), 0);
-		pte_ref_flush();
+		pte_ref_flush(t->mm);
 		KUNIT_EXPECT_EQ(test, watched(&w), 1);
 		watch_stop(&w);
 	}
@@ -1891,16 +2004,16 @@ static void user_outlives_table(struct kunit *test)
 		KUNIT_EXPECT_EQ(test, vm_munmap(addr, PMD_SIZE), 0);
 		/* At once, or long after. */
 		if (late)
-			pte_ref_flush();
+			pte_ref_flush(t->mm);
 		pte_ref_put(ref[0]);
-		pte_ref_flush();
+		pte_ref_flush(t->mm);
 		KUNIT_EXPECT_EQ(test, watched(&w), 0);
 		KUNIT_EXPECT_TRUE(test, test_bit(PTE_REF_DEAD, &ref[1]->state));
 		KUNIT_EXPECT_FALSE(test, pte_ref_is_percpu(ref[1]));
 		KUNIT_EXPECT_EQ(test, atomic_long_read(&ref[1]->data.count), 1);
 
 		pte_ref_put(ref[1]);
-		pte_ref_flush();
+		pte_ref_flush(t->mm);
 		KUNIT_EXPECT_EQ(test, watched(&w), 1);
 		watch_stop(&w);
 	}
@@ -1942,11 +2055,11 @@ static void destroyed_with_entries(struct kunit *test)
 		if (percpu)
 			KUNIT_EXPECT_EQ(test, pte_ref_attach(ref, GFP_KERNEL), 0);
 		pte_free(t->mm, pgtable);
-		pte_ref_flush();
+		pte_ref_flush(t->mm);
 		KUNIT_EXPECT_EQ(test, watched(&w), !user);
 		if (user) {
 			pte_ref_put(ref);
-			pte_ref_flush();
+			pte_ref_flush(t->mm);
 			KUNIT_EXPECT_EQ(test, watched(&w), 1);
 		}
 		watch_stop(&w);
@@ -1962,8 +2075,8 @@ static void destroyed_during_switch(struct kunit *test)
 	pgtable_t pgtable;
 	int mode;
 
-	for (mode = 0; mode < 8; mode++) {
-		bool entries = mode & 1, look = mode & 2, user = mode & 4;
+	for (mode = 0; mode < 4; mode++) {
+		bool entries = mode & 1, user = mode & 2;
 		bool pending;
 
 		ref = make_table(t, &w, &pgtable);
@@ -1975,17 +2088,17 @@ static void destroyed_during_switch(struct kunit *test)
 		KUNIT_EXPECT_EQ(test, pte_ref_attach(ref, GFP_KERNEL), 0);
 		/* Holds off the grace period of the switch. */
 		rcu_read_lock();
-		pte_ref_start_switch(ref, look);
+		pte_ref_start_switch(ref);
 		pte_free(t->mm, pgtable);
 		pending = READ_ONCE(ref->data.confirm_switch);
 		rcu_read_unlock();
 		KUNIT_EXPECT_TRUE(test, pending);
 
-		pte_ref_flush();
+		pte_ref_flush(t->mm);
 		KUNIT_EXPECT_EQ(test, watched(&w), !user);
 		if (user) {
 			pte_ref_put(ref);
-			pte_ref_flush();
+			pte_ref_flush(t->mm);
 			KUNIT_EXPECT_EQ(test, watched(&w), 1);
 		}
 		watch_stop(&w);
@@ -2005,7 +2118,7 @@ static void attach_after_death(struct kunit *test)
 	pte_free(t->mm, pgtable);
 	pte_ref_attach(ref, GFP_KERNEL);
 	pte_ref_put(ref);
-	pte_ref_flush();
+	pte_ref_flush(t->mm);
 	KUNIT_EXPECT_EQ(test, watched(&w), 1);
 	watch_stop(&w);
 }
@@ -2031,7 +2144,10 @@ static void *failslab_attr(struct kunit *test, const char *name)
 	return attr;
 }
 
-/* Without memory for its ref a table is neither held nor queued, and not lost. */
+/*
+ * Without memory for its ref a table is not held.  To clear its last entry, and to zap
+ * it, needs none.
+ */
 static void allocation_failure(struct kunit *test)
 {
 	bool *ignore = failslab_attr(test, "ignore-gfp-wait");
@@ -2045,7 +2161,6 @@ static void allocation_failure(struct kunit *test)
 	unsigned int nth, left, failed[NR] = {};
 	struct table bare = *t;
 	struct pte_ref *ref;
-	bool queued;
 
 	bare.addr += PMD_SIZE;
 	lock_table(t);
@@ -2055,7 +2170,6 @@ static void allocation_failure(struct kunit *test)
 			link_bare_table(&bare);
 			set_entry(&bare, SWAP, 0);
 			ref = NULL;
-			queued = true;
 			*verbose = 0;
 			*ignore = false;
 			current->fail_nth = nth;
@@ -2064,7 +2178,7 @@ static void allocation_failure(struct kunit *test)
 			else if (who == LAST)
 				clear_entry(&bare, 0);
 			else
-				queued = zap_entry(&bare, 0, true);
+				zap_entry(&bare, 0, true);
 			left = current->fail_nth;
 			current->fail_nth = 0;
 			*ignore = old_ignore;
@@ -2073,17 +2187,14 @@ static void allocation_failure(struct kunit *test)
 
 			KUNIT_EXPECT_TRUE(test, is_linked(&bare));
 			bare.ref = bare.ptdesc->pte_ref;
-			if (bare.ref == &pte_ref_none) {
+			if (!left)
 				failed[who]++;
-				KUNIT_EXPECT_NULL(test, ref);
-				/* Then the zap is told to try itself. */
-				KUNIT_EXPECT_EQ(test, queued, who != ZAP);
-			} else {
-				KUNIT_EXPECT_TRUE(test, queued);
-				KUNIT_EXPECT_TRUE(test, who == USER ? ref == bare.ref :
-						  test_bit(PTE_REF_QUEUED,
-							   &bare.ref->state));
-			}
+			if (who == USER)
+				KUNIT_EXPECT_EQ(test, !!ref, !!left);
+			if (!ref)
+				KUNIT_EXPECT_PTR_EQ(test, bare.ref, &pte_ref_none);
+			if (who != USER)
+				expect_noted(&bare);
 			pte_ref_put(ref);
 			clear_table(&bare);
 			KUNIT_EXPECT_TRUE(test, try_to_free(&bare));
@@ -2091,7 +2202,7 @@ static void allocation_failure(struct kunit *test)
 				break;
 		}
 		KUNIT_EXPECT_LT(test, nth, 20);
-		KUNIT_EXPECT_EQ(test, failed[who], 1);
+		KUNIT_EXPECT_EQ(test, failed[who], who == USER);
 	}
 	unlock_table(t);
 }
@@ -2170,7 +2281,7 @@ static void zap_frees_the_table(struct kunit *test)
 	}
 	/* The last one, by a zap of a part: it is freed if it stays empty. */
 	zap(t, entry_addr(t, i * 60), PAGE_SIZE);
-	pte_ref_flush();
+	pte_ref_flush(t->mm);
 	KUNIT_EXPECT_FALSE(test, is_linked(t));
 	KUNIT_EXPECT_EQ(test, vm_event(PTE_REF_FREE), freed);
 	KUNIT_EXPECT_EQ(test, vm_event(PTE_REF_FREE_DEFERRED), deferred + 1);
@@ -2181,7 +2292,7 @@ static void zap_frees_the_table(struct kunit *test)
 	touch(t, t->addr + PMD_SIZE, 1);
 	KUNIT_EXPECT_EQ(test, mm_pgtables_bytes(t->mm), bytes + PAGE_SIZE);
 	zap(t, t->addr + PMD_SIZE - PAGE_SIZE, 2 * PAGE_SIZE);
-	pte_ref_flush();
+	pte_ref_flush(t->mm);
 	KUNIT_EXPECT_EQ(test, mm_pgtables_bytes(t->mm), bytes - PAGE_SIZE);
 	KUNIT_EXPECT_EQ(test, vm_event(PTE_REF_FREE_DEFERRED), deferred + 3);
 
@@ -2191,7 +2302,7 @@ static void zap_frees_the_table(struct kunit *test)
 	zap(t, t->addr + PMD_SIZE - PAGE_SIZE, PMD_SIZE + 2 * PAGE_SIZE);
 	KUNIT_EXPECT_EQ(test, vm_event(PTE_REF_FREE), freed + 1);
 	KUNIT_EXPECT_TRUE(test, pmd_none(t->pmd[1]));
-	pte_ref_flush();
+	pte_ref_flush(t->mm);
 	KUNIT_EXPECT_EQ(test, mm_pgtables_bytes(t->mm), bytes - PAGE_SIZE);
 	KUNIT_EXPECT_EQ(test, vm_event(PTE_REF_FREE_DEFERRED), deferred + 5);
 }
@@ -2204,7 +2315,7 @@ static void zap_of_one_keeps_the_other(struct kunit *test)
 	touch(t, t->addr, 0x1234);
 	touch(t, entry_addr(t, 1), 0x5678);
 	zap(t, t->addr, PAGE_SIZE);
-	pte_ref_flush();
+	pte_ref_flush(t->mm);
 	KUNIT_EXPECT_TRUE(test, is_linked(t));
 	KUNIT_EXPECT_EQ(test, copy_from_user(&value, (void __user *)entry_addr(t, 1),
 					     sizeof(value)), 0);
@@ -2224,7 +2335,7 @@ static void guard_keeps_the_table(struct kunit *test)
 					 MADV_GUARD_INSTALL), 0);
 	KUNIT_EXPECT_EQ(test, t->ptdesc->pte_populated, 3);
 	zap(t, t->addr, PMD_SIZE);
-	pte_ref_flush();
+	pte_ref_flush(t->mm);
 	KUNIT_EXPECT_TRUE(test, is_linked(t));
 	KUNIT_EXPECT_EQ(test, t->ptdesc->pte_populated, 3);
 	KUNIT_EXPECT_NE(test, copy_to_user((void __user *)t->addr, &value,
@@ -2235,7 +2346,7 @@ static void guard_keeps_the_table(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, t->ptdesc->pte_populated, 1);
 	KUNIT_EXPECT_EQ(test, do_madvise(t->mm, t->addr, PMD_SIZE,
 					 MADV_GUARD_REMOVE), 0);
-	pte_ref_flush();
+	pte_ref_flush(t->mm);
 	KUNIT_EXPECT_FALSE(test, is_linked(t));
 }
 
@@ -2247,11 +2358,11 @@ static void munmap_of_a_part(struct kunit *test)
 	touch(t, t->addr, 1);
 	touch(t, entry_addr(t, 300), 1);
 	KUNIT_EXPECT_EQ(test, vm_munmap(t->addr, 100 * PAGE_SIZE), 0);
-	pte_ref_flush();
+	pte_ref_flush(t->mm);
 	KUNIT_EXPECT_TRUE(test, is_linked(t));
 	KUNIT_EXPECT_EQ(test, t->ptdesc->pte_populated, 1);
 	KUNIT_EXPECT_EQ(test, vm_munmap(entry_addr(t, 300), 100 * PAGE_SIZE), 0);
-	pte_ref_flush();
+	pte_ref_flush(t->mm);
 	KUNIT_EXPECT_FALSE(test, is_linked(t));
 	KUNIT_EXPECT_EQ(test, watched(&t->watch), 1);
 
@@ -2259,7 +2370,7 @@ static void munmap_of_a_part(struct kunit *test)
 	touch(t, t->addr + PMD_SIZE, 1);
 	KUNIT_EXPECT_FALSE(test, pmd_none(t->pmd[1]));
 	KUNIT_EXPECT_EQ(test, vm_munmap(t->addr + PMD_SIZE, 100 * PAGE_SIZE), 0);
-	pte_ref_flush();
+	pte_ref_flush(t->mm);
 	KUNIT_EXPECT_TRUE(test, pmd_none(t->pmd[1]));
 }
 
@@ -2297,14 +2408,14 @@ static void zap_of_several_tables(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, vm_event(PTE_REF_BUSY), busy + 1);
 
 	pte_ref_put(ref);
-	pte_ref_flush();
+	pte_ref_flush(t->mm);
 	for (i = 0; i < NR_TABLES; i++)
 		KUNIT_EXPECT_EQ(test, is_linked(&tables[i]), i == 2);
 	KUNIT_EXPECT_EQ(test, mm_pgtables_bytes(t->mm), bytes);
 }
 
 /* The work frees those of a group that are empty, and no other. */
-static void queue_of_several_tables(struct kunit *test)
+static void work_of_several_tables(struct kunit *test)
 {
 	struct table *t = test->priv;
 	struct table tables[NR_TABLES];
@@ -2323,7 +2434,7 @@ static void queue_of_several_tables(struct kunit *test)
 		clear_entry(&tables[i ^ 1], i ^ 1);
 	set_entry(&tables[2], SWAP, 0);
 	unlock_table(t);
-	pte_ref_flush();
+	pte_ref_flush(t->mm);
 	for (i = 0; i < NR_TABLES; i++)
 		KUNIT_EXPECT_EQ(test, is_linked(&tables[i]), i == 2);
 	KUNIT_EXPECT_EQ(test, vm_event(PTE_REF_FREE_DEFERRED), deferred + NR_TABLES - 1);
@@ -2419,7 +2530,7 @@ static void fault_and_zap(struct kunit *test)
 		KUNIT_EXPECT_EQ(test, w->failed, 0);
 		KUNIT_EXPECT_EQ(test, w->wrong, 0);
 	}
-	pte_ref_flush();
+	pte_ref_flush(t->mm);
 	KUNIT_EXPECT_GE(test, vm_event(PTE_REF_FREE_DEFERRED), deferred + 2);
 	KUNIT_EXPECT_EQ(test, mm_pgtables_bytes(t->mm), bytes - PAGE_SIZE);
 }
@@ -2574,7 +2685,7 @@ static void model_step(struct table *t, struct model *m)
 	case 30:
 		if ((r >> 17) % 8 == 0 && !m->percpu)
 			m->percpu = !pte_ref_attach(t->ref, GFP_KERNEL);
-		else if ((r >> 17) % 8 == 1 && pte_ref_start_switch(t->ref, false))
+		else if ((r >> 17) % 8 == 1 && pte_ref_start_switch(t->ref))
 			model_switched(t, m);
 		break;
 	case 31:
@@ -2667,7 +2778,7 @@ static void timed_table(struct table *t, enum timed what)
 		if (what == SWITCH && ref) {
 			percpu_ref_get(&ref->ref);
 			if (!pte_ref_attach(ref, GFP_KERNEL))
-				pte_ref_start_switch(ref, false);
+				pte_ref_start_switch(ref);
 			pte_ref_put(ref);
 		}
 	}
@@ -2748,7 +2859,7 @@ static u64 timed(struct table *t, enum timed what, unsigned int loops, pte_t *pt
 		best = min(best, ktime_get_ns() - start);
 		/* Not in the time of the next try, if we may wait. */
 		if (!ptep)
-			pte_ref_flush();
+			pte_ref_flush(t->mm);
 	}
 	return best;
 }
@@ -2865,7 +2976,7 @@ static void pte_ref_test_exit(struct kunit *test)
 	if (!t)
 		return;
 	do {
-		pte_ref_flush();
+		pte_ref_flush(t->mm);
 	} while (!watched(&t->watch) && time_before(jiffies, end));
 	KUNIT_EXPECT_EQ(test, watched(&t->watch), 1);
 	watch_stop(&t->watch);
@@ -2878,7 +2989,7 @@ static struct kunit_case pte_ref_test_cases[] = {
 	KUNIT_CASE(tryget_makes_the_ref),
 	KUNIT_CASE(hold_of_a_fault),
 	KUNIT_CASE(install_of_a_fault),
-	KUNIT_CASE(last_entry_makes_the_ref),
+	KUNIT_CASE(last_entry_makes_no_ref),
 	KUNIT_CASE(other_tables_have_no_ref),
 	KUNIT_CASE_PARAM(kinds_of_entries, kinds_gen_params),
 	KUNIT_CASE(entries_that_are_none),
@@ -2895,22 +3006,24 @@ static struct kunit_case pte_ref_test_cases[] = {
 	KUNIT_CASE(alloc_hold),
 	KUNIT_CASE(alloc_map_lock),
 	KUNIT_CASE(reference_of_a_zap),
-	KUNIT_CASE(zap_of_a_part_queues),
+	KUNIT_CASE(zap_of_a_part_notes),
 	KUNIT_CASE(zap_in_percpu_mode),
 	KUNIT_CASE(users_are_counted),
 	KUNIT_CASE(freed_at_zero_only),
 	KUNIT_CASE(fresh_table_can_be_freed),
 	KUNIT_CASE(free_refused_to_a_user),
-	KUNIT_CASE(queued_at_zero),
+	KUNIT_CASE(noted_at_zero),
 	KUNIT_CASE(freed_in_time),
-	KUNIT_CASE(wrong_address_frees_nothing_else),
+	KUNIT_CASE(note_frees_what_is_empty),
+	KUNIT_CASE(moved_table_is_noted),
 	KUNIT_CASE(kept_without_a_vma),
 	KUNIT_CASE(attached_when_users_move),
 	KUNIT_CASE(no_switch_back),
 	KUNIT_CASE(switch_of_an_atomic_ref),
 	KUNIT_CASE(percpu_mode_counts),
 	KUNIT_CASE(percpu_table_is_freed),
-	KUNIT_CASE(percpu_table_is_queued),
+	KUNIT_CASE(percpu_table_is_noted),
+	KUNIT_CASE(emptied_during_switch),
 	KUNIT_CASE(refilled_during_switch),
 	KUNIT_CASE(switch_under_load),
 	KUNIT_CASE(dies_with_its_mm),
@@ -2928,7 +3041,7 @@ static struct kunit_case pte_ref_test_cases[] = {
 	KUNIT_CASE(guard_keeps_the_table),
 	KUNIT_CASE(munmap_of_a_part),
 	KUNIT_CASE(zap_of_several_tables),
-	KUNIT_CASE(queue_of_several_tables),
+	KUNIT_CASE(work_of_several_tables),
 	KUNIT_CASE_SLOW(fault_and_zap),
 	KUNIT_CASE_PARAM(random_operations, seeds_gen_params),
 	KUNIT_CASE_SLOW(timing),

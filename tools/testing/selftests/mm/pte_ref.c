@@ -1152,6 +1152,21 @@ static int tables_of_child(void)
 	return wait_child(pid);
 }
 
+/* The same, once they are no more than @nr, or some time later. */
+static int tables_of_child_soon(int nr)
+{
+	long end = now_ms() + SOON_MS;
+	pid_t pid = fork();
+
+	if (!pid) {
+		all_tables();
+		while (all_tables() > nr && now_ms() < end)
+			usleep(1000);
+		_exit(all_tables());
+	}
+	return wait_child(pid);
+}
+
 /* What was emptied is not copied, freed or not. */
 TEST_F(reclaim, fork_of_empty)
 {
@@ -1354,6 +1369,257 @@ TEST_F(reclaim, after_threads)
 	usleep(STRESS_MS * 1000 / 4);
 	stop_workers(_metadata, w, STRESS_WORKERS, &stop);
 	expect_freed_soon(_metadata, a, 0);
+}
+
+static void *touch_page(void *p)
+{
+	*(char *)p = 1;
+	return NULL;
+}
+
+/* A fault made the table, and waits for user space to fill it. */
+TEST_F(reclaim, uffd_missing)
+{
+	struct area *a = &self->a;
+	size_t len = a->table_size;
+	char *p = map_anon(table(a, 0), len);
+	struct uffdio_zeropage zero = {
+		.range = { .start = (unsigned long)p, .len = psize() },
+	};
+	int fd = new_uffd(0);
+	struct uffd_msg msg;
+	pthread_t thread;
+
+	if (fd < 0)
+		SKIP(return, "no userfaultfd: %s", strerror(errno));
+	ASSERT_NE(p, MAP_FAILED);
+	ASSERT_EQ(uffd_register(fd, p, len, true, false, false), 0);
+	ASSERT_EQ(start_thread(a, 0, &thread, touch_page, p), 0);
+	while (read(fd, &msg, sizeof(msg)) != sizeof(msg))
+		ASSERT_EQ(errno, EAGAIN);
+	expect_freed_soon(_metadata, a, 0);
+	ASSERT_EQ(ioctl(fd, UFFDIO_ZEROPAGE, &zero), 0);
+	pthread_join(thread, NULL);
+	ASSERT_EQ(*p, 1);
+	ASSERT_EQ(tables(a), 1);
+	close(fd);
+}
+
+/* UFFDIO_COPY made the table, and could not read what it was to copy. */
+TEST_F(reclaim, uffd_copy_failed)
+{
+	struct area *a = &self->a;
+	size_t len = a->table_size;
+	char *p = map_anon(table(a, 0), len);
+	struct uffdio_copy copy = {
+		.dst = (unsigned long)p,
+		.src = (unsigned long)a->pud + a->pud_size,
+		.len = psize(),
+	};
+	int fd = new_uffd(0);
+
+	if (fd < 0)
+		SKIP(return, "no userfaultfd: %s", strerror(errno));
+	ASSERT_NE(p, MAP_FAILED);
+	ASSERT_EQ(uffd_register(fd, p, len, true, false, false), 0);
+	ASSERT_EQ(ioctl(fd, UFFDIO_COPY, &copy), -1);
+	expect_freed_soon(_metadata, a, 0);
+	close(fd);
+}
+
+/* The parent's table has entries, of a neighbour that fork does not copy. */
+static void fork_beside(struct __test_metadata *_metadata, struct area *a, bool shared)
+{
+	size_t half = a->table_size / 2;
+	char *p = map_anon(table(a, 0), half), *q = p + half;
+	long before, kept;
+
+	ASSERT_NE(p, MAP_FAILED);
+	if (shared) {
+		ASSERT_NE(map_memfd(q, half, new_memfd(half)), MAP_FAILED);
+	} else {
+		ASSERT_NE(map_anon(q, half), MAP_FAILED);
+		ASSERT_EQ(madvise(q, half, MADV_DONTFORK), 0);
+	}
+	tables_of_child();
+	before = tables_of_child();
+	ASSERT_GT(before, 0);
+	fill(a, p, half);
+	fill(a, q, half);
+	ASSERT_EQ(tables_of_child(), before + 1);
+	ASSERT_EQ(zap_pages(a, p, half), 0);
+	kept = tables_of_child_soon(before) - before;
+	if (kept > 0)
+		TH_LOG("%ld tables kept", kept);
+	ASSERT_EQ(kept, 0);
+	ASSERT_EQ(tables(a), 1);
+	ASSERT_EQ(bad_pages(a, q, half), 0);
+}
+
+TEST_F(reclaim, fork_beside_dontfork)
+{
+	fork_beside(_metadata, &self->a, false);
+}
+
+TEST_F(reclaim, fork_beside_shared)
+{
+	fork_beside(_metadata, &self->a, true);
+}
+
+/* Threads that lock a VMA for writing, one of them nearly all the time. */
+struct lockers {
+	pthread_t thread[2];
+	struct area *a;
+	char *start;
+	size_t len;
+	bool stop;
+};
+
+static void *lock_vma(void *arg)
+{
+	struct lockers *l = arg;
+
+	sched_setaffinity(0, sizeof(l->a->cpus), &l->a->cpus);
+	while (!__atomic_load_n(&l->stop, __ATOMIC_RELAXED)) {
+		madvise(l->start, l->len, MADV_DONTDUMP);
+		madvise(l->start, l->len, MADV_DODUMP);
+	}
+	return NULL;
+}
+
+static void start_lockers(struct __test_metadata *_metadata, struct lockers *l,
+			  struct area *a, char *start, size_t len)
+{
+	*l = (struct lockers){ .a = a, .start = start, .len = len };
+	for (int i = 0; i < 2; i++)
+		ASSERT_EQ(start_thread(a, i, &l->thread[i], lock_vma, l), 0);
+}
+
+static void stop_lockers(struct lockers *l)
+{
+	__atomic_store_n(&l->stop, true, __ATOMIC_RELAXED);
+	for (int i = 0; i < 2; i++)
+		pthread_join(l->thread[i], NULL);
+}
+
+/* mmap_lock always has somebody who waits for it, and the VMA is locked half of the time. */
+TEST_F(reclaim, busy_lock)
+{
+	struct area *a = &self->a;
+	size_t len = 4 * a->table_size;
+	char *p = map_anon(table(a, 0), len);
+	struct lockers lockers;
+
+	ASSERT_NE(p, MAP_FAILED);
+	start_lockers(_metadata, &lockers, a, p, len);
+	for (int i = 0; i < 8; i++) {
+		for (int j = 0; j < 4; j++)
+			*(p + j * a->table_size) = 1;
+		ASSERT_EQ(advise_pieces(a, p, len, 2, MADV_DONTNEED), 0);
+		expect_freed_soon(_metadata, a, 0);
+	}
+	stop_lockers(&lockers);
+}
+
+/* In a process that forks all the time. */
+TEST_F(reclaim, busy_fork)
+{
+	struct area *a = &self->a;
+	size_t len = 4 * a->table_size;
+	char *p = map_anon(table(a, 0), len);
+	long end;
+
+	ASSERT_NE(p, MAP_FAILED);
+	fill(a, p, len);
+	ASSERT_EQ(zap_pages(a, p, len), 0);
+	for (end = now_ms() + SOON_MS; tables(a) && now_ms() < end;)
+		ASSERT_GT(tables_of_child(), 0);
+	expect_tables(_metadata, a, 0);
+}
+
+/* Milliseconds of CPU time that the workers of unbound workqueues have used. */
+static long kworker_ms(void)
+{
+	char name[64], *stat;
+	long user, kernel, ticks = 0;
+	int pid;
+
+	for (pid = 2; pid < 2000; pid++) {
+		snprintf(name, sizeof(name), "/proc/%d/stat", pid);
+		stat = slurp(name);
+		if (!stat || !strstr(stat, "(kworker/u"))
+			continue;
+		stat = strrchr(stat, ')');
+		if (stat && sscanf(stat, ") %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %ld %ld",
+				   &user, &kernel) == 2)
+			ticks += user + kernel;
+	}
+	return ticks * 1000 / sysconf(_SC_CLK_TCK);
+}
+
+/*
+ * Another process has thousands of empty tables, below a VMA that it locks all the time.
+ * They are given back all the same, delay nobody else, and are not looked at all the time.
+ */
+TEST_F(reclaim, beside_busy)
+{
+	struct area *a = &self->a, other;
+	size_t len = 4 * a->table_size, many = 8192 * a->table_size;
+	char *p = map_anon(table(a, 0), len), *q;
+	int ready[2], done[2];
+	struct lockers lockers;
+	long start, cpu, kept;
+	pid_t pid;
+	unsigned char c;
+
+	ASSERT_NE(p, MAP_FAILED);
+	ASSERT_EQ(pipe(ready), 0);
+	ASSERT_EQ(pipe(done), 0);
+	pid = fork();
+	ASSERT_GE(pid, 0);
+	if (!pid) {
+		other = *a;
+		close(done[1]);
+		q = mmap(NULL, many, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+		if (q == MAP_FAILED)
+			_exit(1);
+		madvise(q, many, MADV_NOHUGEPAGE);
+		start_lockers(_metadata, &lockers, &other, q, many);
+		for (size_t i = 0; i < many; i += a->table_size) {
+			q[i] = 1;
+			madvise(q + i, psize(), MADV_DONTNEED);
+			if (i == many / 2 && write(ready[1], "", 1) != 1)
+				_exit(1);
+		}
+		for (start = now_ms(); now_ms() < start + 5 * SOON_MS; usleep(10000))
+			if (all_tables() < 1024)
+				break;
+		c = all_tables() / 64;
+		wait_for_end(&done[0]);
+		stop_lockers(&lockers);
+		_exit(c < 16 ? 0 : c);
+	}
+	ASSERT_EQ(read(ready[0], &c, 1), 1);
+	start = now_ms();
+	cpu = kworker_ms();
+	for (int i = 0; i < 8; i++) {
+		fill(a, p, len);
+		ASSERT_EQ(zap_pages(a, p, len), 0);
+		expect_freed_soon(_metadata, a, 0);
+	}
+	while (now_ms() < start + STRESS_MS)
+		usleep(10000);
+	cpu = kworker_ms() - cpu;
+	start = now_ms() - start;
+	close(done[0]);
+	close(done[1]);
+	TH_LOG("%ld ms of CPU time of workers in %ld ms", cpu, start);
+	kept = wait_child(pid);
+	if (kept > 1)
+		TH_LOG("%ld tables kept", 64 * kept);
+	ASSERT_EQ(kept, 0);
+	ASSERT_LT(cpu, start / 2);
 }
 
 /* A table with a page stays, and the page stays as it is. */
@@ -2011,6 +2277,119 @@ static long count_refs(void)
 			nr = strtol(objects, NULL, 10);
 	}
 	return nr;
+}
+
+/*
+ * Where a table was given back piece by piece the next fault maps a small page, as where
+ * the table is kept: memory does not grow.  Where all was given back at once, or is new,
+ * it maps a huge one.
+ */
+TEST_F(data, thp_stays_small)
+{
+	struct area *a = &self->a;
+	size_t len = a->table_size;
+	char *p, *q;
+	pid_t pid;
+
+	if (!thp_is_on())
+		SKIP(return, "no transparent huge pages");
+	p = map_huge(a, table(a, 0));
+	if (!p)
+		SKIP(return, "no huge page to be had");
+
+	/* In the process, and in a child that it forks when the table is gone. */
+	ASSERT_EQ(advise_pieces(a, p, len, 32, MADV_DONTNEED), 0);
+	usleep(SOON_MS * 1000 / 4);
+	pid = fork();
+	ASSERT_GE(pid, 0);
+	if (!pid) {
+		*p = 1;
+		_exit(is_huge(a, p));
+	}
+	ASSERT_EQ(wait_child(pid), 0);
+	/* And where it is moved to. */
+	q = table(a, 3);
+	ASSERT_EQ(mremap(p, len, len, MREMAP_MAYMOVE | MREMAP_FIXED, q), q);
+	*q = 1;
+	ASSERT_FALSE(is_huge(a, q));
+	ASSERT_EQ(mremap(q, len, len, MREMAP_MAYMOVE | MREMAP_FIXED, p), p);
+	ASSERT_EQ(*p, 1);
+	ASSERT_FALSE(is_huge(a, p));
+	/* A reader gets no huge zero page either. */
+	ASSERT_EQ(zap_pages(a, p, len), 0);
+	usleep(SOON_MS * 1000 / 4);
+	ASSERT_EQ(FORCE_READ(*p), 0);
+	*page(a, p, 1) = 1;
+	ASSERT_FALSE(is_huge(a, p));
+
+	/* Once more, and then all at once. */
+	ASSERT_EQ(zap_pages(a, p, len), 0);
+	usleep(SOON_MS * 1000 / 4);
+	ASSERT_EQ(madvise(p, len, MADV_DONTNEED), 0);
+	fill(a, p, len);
+	ASSERT_TRUE(is_huge(a, p));
+
+	/* And another mapping in its place. */
+	ASSERT_EQ(zap_pages(a, p, len), 0);
+	usleep(SOON_MS * 1000 / 4);
+	ASSERT_EQ(munmap(p, len), 0);
+	ASSERT_EQ(map_huge(a, p), p);
+	ASSERT_EQ(zap_pages(a, p, len), 0);
+	usleep(SOON_MS * 1000 / 4);
+	ASSERT_EQ(map_huge(a, p), p);
+}
+
+/*
+ * What takes an entry away to write another one in its place (COW, mprotect, swap,
+ * migration) leaves nothing behind, in tables with a single entry.
+ */
+TEST_F(data, passing_zero)
+{
+	struct area *a = &self->a;
+	int nr = 480;
+	size_t len = nr * a->table_size;
+	char *p = map_anon(table(a, 0), len), *q;
+	long refs, pages;
+	pid_t pid;
+	int fd;
+
+	ASSERT_NE(p, MAP_FAILED);
+	if (count_refs() < 0)
+		SKIP(return, "no slab pte_ref to be seen: not root, or no such kernel");
+	for (q = p; q < p + len; q += a->table_size)
+		*(uint64_t *)q = pattern(q);
+	/* What other tests have left is about to go. */
+	usleep(SOON_MS * 1000 / 2);
+	refs = count_refs();
+	pages = tables(a);
+
+	for (int i = 0; i < 4; i++) {
+		ASSERT_EQ(mprotect(p, len, PROT_READ), 0);
+		ASSERT_EQ(mprotect(p, len, PROT_READ | PROT_WRITE), 0);
+		pid = fork();
+		ASSERT_GE(pid, 0);
+		if (!pid) {
+			for (q = p; q < p + len; q += a->table_size)
+				*(uint64_t *)q = 1;
+			_exit(0);
+		}
+		for (q = p; q < p + len; q += a->table_size)
+			*(uint64_t *)q = pattern(q);
+		ASSERT_EQ(wait_child(pid), 0);
+		if (swap_is_on())
+			ASSERT_EQ(madvise(p, len, MADV_PAGEOUT), 0);
+		fd = open("/proc/sys/vm/compact_memory", O_WRONLY);
+		if (fd >= 0) {
+			ASSERT_EQ(write(fd, "1", 1), 1);
+			close(fd);
+		}
+		usleep(30000);
+	}
+	TH_LOG("%ld refs, %ld tables more than before", count_refs() - refs, tables(a) - pages);
+	for (q = p; q < p + len; q += a->table_size)
+		ASSERT_EQ(*(uint64_t *)q, pattern(q));
+	ASSERT_EQ(tables(a), pages);
+	ASSERT_LT(count_refs() - refs, nr / 4);
 }
 
 TEST_F(data, no_growth)
