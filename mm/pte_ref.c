@@ -61,7 +61,8 @@
  * free_pgtables() unlinks a VMA from its mapping before it looks at the tables.  A
  * driver that zaps may know less (a VMA that it keeps in a list of its own can be
  * detached), so its tables are noted.  The work tries the lock of the VMA, which no other
- * VMA's writer holds, and comes later if it is held.
+ * VMA's writer holds, and comes later if it is held; if it is held each time, the work
+ * waits for mmap_lock.
  *
  * Huge pages.  Where stock keeps an empty table the next fault maps a small page.  Where
  * the work has freed it faults must not map a huge one, or memory grows by 2 MiB where
@@ -140,8 +141,9 @@ static inline void arch_release_user_pte(pgtable_t pgtable)
 /* For how many jiffies a work may run before others get their turn. */
 #define PTE_REF_SLICE		1
 
-/* Works that run at the same time. */
+/* Works that run at the same time, and those of them that may wait for a lock. */
 #define PTE_REF_WORKS		4
+#define PTE_REF_WAITERS		2
 
 /* Tables that are freed under one hold of the PMD lock and one flush. */
 #define PTE_REF_BATCH		64
@@ -1599,6 +1601,24 @@ static bool pte_ref_reclaim(struct mm_struct *mm, unsigned long addr,
 	return done;
 }
 
+/* Waiters may have to wait as long as a program likes. */
+static atomic_t pte_ref_waiters = ATOMIC_INIT(0);
+
+/*
+ * Keep all VMAs from being locked, for an mm of which one was locked each time that the
+ * work looked.  Killable, so that nobody takes it for a hung task.
+ */
+static bool pte_ref_wait_for_lock(struct mm_struct *mm)
+{
+	bool locked;
+
+	if (!atomic_add_unless(&pte_ref_waiters, 1, PTE_REF_WAITERS))
+		return false;
+	locked = !mmap_read_lock_killable(mm);
+	atomic_dec(&pte_ref_waiters);
+	return locked;
+}
+
 static void pte_ref_work_fn(struct work_struct *work)
 {
 	struct mm_struct *mm = container_of(work, struct mm_struct,
@@ -1606,7 +1626,10 @@ static void pte_ref_work_fn(struct work_struct *work)
 	unsigned long until = jiffies + PTE_REF_SLICE;
 	struct mm_pte_ref *queue = &mm->pte_ref;
 	unsigned long start = queue->next, end;
+	bool locked = false;
 
+	if (queue->delay == PTE_REF_BUSY_MS)
+		locked = pte_ref_wait_for_lock(mm);
 	if (!start) {
 		atomic_andnot(MM_PTE_REF_NOTED, &queue->state);
 		/* From here on what is noted asks for another round. */
@@ -1618,17 +1641,24 @@ static void pte_ref_work_fn(struct work_struct *work)
 			if (!pte_ref_reclaim(mm, start, end))
 				queue->busy = true;
 			start = end;
+			if (locked && mmap_lock_is_contended(mm)) {
+				mmap_read_unlock(mm);
+				locked = false;
+			}
 		}
-		/* Its exit waits for us. */
-		if (atomic_read(&queue->state) & MM_PTE_REF_EXIT)
-			return;
-		if (time_after(jiffies, until)) {
-			/* The works of other mms have waited for their turn. */
-			queue->next = start;
-			queue_delayed_work(pte_ref_wq, &queue->work, 0);
-			return;
-		}
+		/* Its exit waits for us, or the works of other mms for their turn. */
+		if (atomic_read(&queue->state) & MM_PTE_REF_EXIT ||
+		    time_after(jiffies, until))
+			break;
 		cond_resched();
+	}
+	if (locked)
+		mmap_read_unlock(mm);
+	if (start < mm->task_size) {
+		queue->next = start;
+		/* Does nothing in exit. */
+		queue_delayed_work(pte_ref_wq, &queue->work, 0);
+		return;
 	}
 	queue->next = 0;
 	queue->delay = queue->busy ? min(2 * queue->delay, PTE_REF_BUSY_MS) :

@@ -1466,7 +1466,7 @@ TEST_F(reclaim, fork_beside_shared)
 	fork_beside(_metadata, &self->a, true);
 }
 
-/* Threads that lock a VMA for writing, one of them nearly all the time. */
+/* Threads of which one has mmap_lock and a VMA locked for writing, nearly all the time. */
 struct lockers {
 	pthread_t thread[2];
 	struct area *a;
@@ -1481,8 +1481,8 @@ static void *lock_vma(void *arg)
 
 	sched_setaffinity(0, sizeof(l->a->cpus), &l->a->cpus);
 	while (!__atomic_load_n(&l->stop, __ATOMIC_RELAXED)) {
-		madvise(l->start, l->len, MADV_DONTDUMP);
-		madvise(l->start, l->len, MADV_DODUMP);
+		mprotect(l->start, l->len, PROT_READ | PROT_WRITE | PROT_EXEC);
+		mprotect(l->start, l->len, PROT_READ | PROT_WRITE);
 	}
 	return NULL;
 }
@@ -1502,16 +1502,16 @@ static void stop_lockers(struct lockers *l)
 		pthread_join(l->thread[i], NULL);
 }
 
-/* mmap_lock always has somebody who waits for it, and the VMA is locked half of the time. */
+/* mmap_lock always has somebody who waits for it. */
 TEST_F(reclaim, busy_lock)
 {
 	struct area *a = &self->a;
 	size_t len = 4 * a->table_size;
-	char *p = map_anon(table(a, 0), len);
+	char *p = map_anon(table(a, 0), 400 * a->table_size);
 	struct lockers lockers;
 
 	ASSERT_NE(p, MAP_FAILED);
-	start_lockers(_metadata, &lockers, a, p, len);
+	start_lockers(_metadata, &lockers, a, p, 400 * a->table_size);
 	for (int i = 0; i < 8; i++) {
 		for (int j = 0; j < 4; j++)
 			*(p + j * a->table_size) = 1;
@@ -2360,6 +2360,11 @@ TEST_F(data, passing_zero)
 		*(uint64_t *)q = pattern(q);
 	/* What other tests have left is about to go. */
 	usleep(SOON_MS * 1000 / 2);
+	fd = open("/sys/kernel/slab/pte_ref/shrink", O_WRONLY);
+	if (fd >= 0) {
+		ASSERT_EQ(write(fd, "1", 1), 1);
+		close(fd);
+	}
 	refs = count_refs();
 	pages = tables(a);
 
