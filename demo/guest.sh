@@ -66,8 +66,10 @@ loop()	# WORKLOAD GIB PIECE_KIB
 	step_done
 }
 
+# By faults: what khugepaged makes depends on when it comes by.
 huge_pages()	# MODE
 {
+	echo 1 >/sys/kernel/mm/transparent_hugepage/khugepaged/pages_to_scan
 	echo "$1" >/sys/kernel/mm/transparent_hugepage/enabled
 }
 
@@ -97,15 +99,16 @@ refill()	# WORKLOAD MODE [advise]
 redis()	# WORKLOAD [refill] VARIABLE=VALUE...
 {
 	local name=$1 log=$out/$kernel-$1.log pid sampler i rss top tables need upper
-	local cli=(redis-cli -e -s "$dir/socket") refill='' thp=yes keys=$keys
+	local cli=(redis-cli -e -s "$dir/socket") refill='' thp=yes keys=$keys same=()
 	shift
 	if [ "${1:-}" = refill ]; then
-		refill=1 thp=no keys=$((keys / 2))
+		# Where the heap starts in a range of 2 MiB decides about a few of them.
+		refill=1 thp=no keys=$((keys / 2)) same=(setarch -R)
 		shift
 		huge_pages always
 	fi
 	step "$kernel" "$name: redis-server, $((databases * keys)) keys"
-	env "$@" redis-server --port 0 --unixsocket "$dir/socket" --dir "$dir" \
+	env "$@" "${same[@]}" redis-server --port 0 --unixsocket "$dir/socket" --dir "$dir" \
 		--databases $databases --save '' --appendonly no --disable-thp $thp \
 		--enable-debug-command yes >"$log" 2>&1 &
 	pid=$!

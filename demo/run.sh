@@ -20,7 +20,7 @@ lock demo
 for k in stock pte_ref; do
 	make -s --no-print-directory -C "$top" kernel KERNEL=$k
 done
-need gcc gnuplot redis-server redis-cli
+need gcc gnuplot redis-server redis-cli setarch
 
 rm -rf "$work"
 mkdir -p "$work/bin"
