@@ -67,9 +67,9 @@
  * Huge pages.  Where stock keeps an empty table the next fault maps a small page.  Where
  * the work has freed it faults must not map a huge one, or memory grows by 2 MiB where
  * 4 KiB of table were saved.  So the work leaves a bit per table in struct pte_notes,
- * which it makes for the PMD table, and vmf_wants_small_page() asks for it.  It goes where
- * stock would free the table: with a zap of its whole range and with munmap(), and moves
- * with mremap().  Below a table that is linked it means nothing.
+ * which it makes for the PMD table, and vmf_wants_small_page() asks for it.  It goes when
+ * a table is linked there, and where stock would free the table: with a zap of its whole
+ * range and with munmap().  It moves with mremap().
  *
  * Lifetime.  A user may outlive its table, as a fault that drops mmap_lock does.
  * A ref lives until its table is destroyed and its last user is gone, and an RCU grace
@@ -724,6 +724,7 @@ struct pte_ref *pmd_install_hold(struct mm_struct *mm, pmd_t *pmd,
 		smp_wmb();	/* see pmd_install() */
 		pmd_populate(mm, pmd, *pte);
 		*pte = NULL;
+		pte_ref_linked(mm, pmd);
 	}
 	ptdesc = pte_ref_table(pmd, &pmdval);
 	ref = ptdesc ? READ_ONCE(ptdesc->pte_ref) : NULL;
@@ -1294,6 +1295,15 @@ void vmf_install_pte_table(struct vm_fault *vmf)
 	}
 }
 
+/* Below pte_ref_linked(). */
+void __pte_ref_linked(pmd_t *pmd)
+{
+	struct pte_notes *notes = pte_notes_find(pmd);
+
+	if (notes && test_bit(pte_notes_index(pmd), notes->small))
+		clear_bit(pte_notes_index(pmd), notes->small);
+}
+
 /* Below vmf_wants_small_page(). */
 bool __vmf_wants_small_page(struct vm_fault *vmf)
 {
@@ -1540,7 +1550,7 @@ static unsigned long pte_ref_find_empty(struct mm_struct *mm, unsigned long addr
 
 /*
  * Free what is empty of the tables of a range in one PMD table.
- * Return: false if some were left because a VMA is locked or memory is short.
+ * Return: false if some were left because a VMA is locked.
  */
 static bool pte_ref_reclaim(struct mm_struct *mm, unsigned long addr,
 			    unsigned long end)
@@ -1580,14 +1590,12 @@ static bool pte_ref_reclaim(struct mm_struct *mm, unsigned long addr,
 			if (pte_ref_looks_free(mm, pmd + i, addr))
 				mask |= BIT_ULL(i);
 		}
-		if (mask && IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE) &&
-		    vma_is_anonymous(vma)) {
-			notes = pte_notes_make(mm, pmd, GFP_ATOMIC |
-					       __GFP_NOMEMALLOC | __GFP_NOWARN);
+		/* Whatever this VMA is, there may be another one, or come one. */
+		if (mask && IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE)) {
+			notes = pte_notes_make(mm, pmd, GFP_NOWAIT | __GFP_NOWARN);
 			for (; !notes && mask; mask &= mask - 1) {
 				i = __ffs64(mask);
 				pte_ref_note(mm, first + i * PMD_SIZE);
-				done = false;
 			}
 		}
 		if (mask)
@@ -1612,7 +1620,9 @@ static bool pte_ref_wait_for_lock(struct mm_struct *mm)
 {
 	bool locked;
 
-	if (!atomic_add_unless(&pte_ref_waiters, 1, PTE_REF_WAITERS))
+	/* The rescuer has others to rescue. */
+	if (current_is_workqueue_rescuer() ||
+	    !atomic_add_unless(&pte_ref_waiters, 1, PTE_REF_WAITERS))
 		return false;
 	locked = !mmap_read_lock_killable(mm);
 	atomic_dec(&pte_ref_waiters);
@@ -1623,13 +1633,13 @@ static void pte_ref_work_fn(struct work_struct *work)
 {
 	struct mm_struct *mm = container_of(work, struct mm_struct,
 					    pte_ref.work.work);
-	unsigned long until = jiffies + PTE_REF_SLICE;
 	struct mm_pte_ref *queue = &mm->pte_ref;
-	unsigned long start = queue->next, end;
+	unsigned long start = queue->next, end, until;
 	bool locked = false;
 
 	if (queue->delay == PTE_REF_BUSY_MS)
 		locked = pte_ref_wait_for_lock(mm);
+	until = jiffies + PTE_REF_SLICE;
 	if (!start) {
 		atomic_andnot(MM_PTE_REF_NOTED, &queue->state);
 		/* From here on what is noted asks for another round. */

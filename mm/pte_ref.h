@@ -81,6 +81,7 @@ void __vmf_hold_pte_table(struct vm_fault *vmf);
 void vmf_install_pte_table(struct vm_fault *vmf);
 bool pte_ref_empty_locked(struct mm_struct *mm, pmd_t *pmd, unsigned long addr);
 bool __vmf_wants_small_page(struct vm_fault *vmf);
+void __pte_ref_linked(pmd_t *pmd);
 void __pte_ref_fork(struct mm_struct *dst_mm, pmd_t *dst_pmd, pmd_t *src_pmd,
 		    unsigned long addr, unsigned long end);
 bool pte_ref_fork_empty(struct vm_area_struct *dst_vma,
@@ -147,6 +148,19 @@ static inline void vmf_put_pte_table(struct vm_fault *vmf)
 }
 
 /**
+ * pte_ref_linked() - a table was linked, so there is one, as on stock
+ * @mm: the mm
+ * @pmd: entry of the PMD table
+ *
+ * Context: the PMD lock.
+ */
+static inline void pte_ref_linked(struct mm_struct *mm, pmd_t *pmd)
+{
+	if (pte_ref_enabled() && unlikely(READ_ONCE(mm->pte_ref.small)))
+		__pte_ref_linked(pmd);
+}
+
+/**
  * vmf_wants_small_page() - is no huge page to be mapped where there is no PTE table?
  * @vmf: a fault of anonymous memory that could map a huge page
  *
@@ -186,6 +200,8 @@ static inline void pte_ref_fork(struct vm_area_struct *dst_vma,
 }
 
 #else /* !CONFIG_FREE_USER_PTE */
+
+static inline void pte_ref_linked(struct mm_struct *mm, pmd_t *pmd) { }
 
 static inline bool vmf_wants_small_page(struct vm_fault *vmf) { return false; }
 

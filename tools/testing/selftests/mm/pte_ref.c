@@ -2329,6 +2329,16 @@ TEST_F(data, thp_stays_small)
 	fill(a, p, len);
 	ASSERT_TRUE(is_huge(a, p));
 
+	/* The small pages go, and leave nothing behind. */
+	ASSERT_EQ(zap_pages(a, p, len), 0);
+	usleep(SOON_MS * 1000 / 4);
+	*p = 1;
+	ASSERT_FALSE(is_huge(a, p));
+	ASSERT_EQ(mremap(p, len, len, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, q), q);
+	ASSERT_EQ(*q, 1);
+	fill(a, p, len);
+	ASSERT_TRUE(is_huge(a, p));
+
 	/* And another mapping in its place. */
 	ASSERT_EQ(zap_pages(a, p, len), 0);
 	usleep(SOON_MS * 1000 / 4);
