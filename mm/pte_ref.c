@@ -318,8 +318,9 @@ static struct pte_notes *to_pte_notes(unsigned long slot)
 }
 
 /* Change marks from @old to (@old & @keep) | @set. */
-static noinline unsigned long pte_notes_update(struct ptdesc *upper, unsigned long keep,
-				      unsigned long set)
+static noinline unsigned long pte_notes_update(struct ptdesc *upper,
+					       unsigned long keep,
+					       unsigned long set)
 {
 	for (;;) {
 		unsigned long slot = READ_ONCE(upper->pte_notes), *marks, old, new;

@@ -366,7 +366,7 @@ static inline void pte_ref_put(struct pte_ref *ref)
  * Context: the table is locked.
  */
 static __always_inline void pte_get_locked(struct mm_struct *mm,
-					      unsigned long addr, pte_t *ptep)
+					   unsigned long addr, pte_t *ptep)
 {
 	if (pte_ref_enabled())
 		pte_ref_count_new(addr, ptep, 1);
@@ -384,8 +384,8 @@ static __always_inline void pte_get_locked(struct mm_struct *mm,
  * Context: the table is locked, as it was since pte_get_locked().
  */
 static __always_inline void pte_put_locked(struct mm_struct *mm,
-					     unsigned long addr, pte_t *ptep,
-					     bool note)
+					   unsigned long addr, pte_t *ptep,
+					   bool note)
 {
 	struct ptdesc *ptdesc;
 	int nr;
@@ -542,12 +542,12 @@ static inline struct pte_ref *pte_ref_hold(struct mm_struct *mm, pmd_t *pmd,
 static inline void pte_ref_put(struct pte_ref *ref) { }
 
 static inline void pte_get_locked(struct mm_struct *mm, unsigned long addr,
-				     pte_t *ptep)
+				  pte_t *ptep)
 {
 }
 
 static inline void pte_put_locked(struct mm_struct *mm, unsigned long addr,
-				    pte_t *ptep, bool note)
+				  pte_t *ptep, bool note)
 {
 }
 
