@@ -383,10 +383,31 @@ static void mprotect_all(void)
 	protect(table(0), TABLE, PROT_READ | PROT_WRITE);
 }
 
+/* Is the first page of each table swapped out?  Bit 62 of pagemap says so. */
+static int swapped_out(void)
+{
+	int fd = open("/proc/self/pagemap", O_RDONLY), all = 1;
+	uint64_t entry;
+
+	for (int i = 0; i < TABLES; i++) {
+		if (pread(fd, &entry, sizeof(entry),
+			  (uintptr_t)table(i) / PAGE * sizeof(entry)) != sizeof(entry))
+			err(1, "/proc/self/pagemap");
+		all &= entry >> 62;
+	}
+	close(fd);
+	return all;
+}
+
+/* A round in which a page was busy, and stayed, is not the least. */
 static void swap_one(void)
 {
+	uint64_t took;
+
 	if (madvise(area, TABLES * TABLE, MADV_PAGEOUT))
 		err(1, "MADV_PAGEOUT");
+	took = __rdtsc() - began;
+	began = swapped_out() ? __rdtsc() - took : 0;
 }
 
 /* Single pages of a range that is in use are mapped anew, in no order. */
@@ -420,7 +441,7 @@ static void purged(void)
 	usleep(200000);
 }
 
-/* Half of the tables are to be moved into, by a page at a time. */
+/* One table full of pages is moved into another, by one call. */
 static int uffd = -1;
 
 static void uffd_ready(void)

@@ -130,6 +130,15 @@ checks()
 		check "(c) tables given back by pte_ref, $w" \
 			"$(value pte_ref $w percent)" -ge 90 %
 	done
+	# Without huge pages these say nothing.
+	for k in stock pte_ref; do
+		for w in thp_always thp_madvise; do
+			check "(d) huge pages of $k when touched, $w" "$(value $k $w huge_top)" -ge 200000 kB
+		done
+		for w in jemalloc_thp tcmalloc_thp; do
+			check "(d) huge pages of $k when filled again, $w" "$(value $k $w huge)" -ge 2048 kB
+		done
+	done
 	for w in thp_always thp_madvise; do
 		check "(d) RES in the end with pte_ref, $w (102 % of stock)" \
 			"$(value pte_ref $w res)" -le $(($(value stock $w res) * 102 / 100)) kB

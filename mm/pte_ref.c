@@ -40,19 +40,19 @@
  * of a linked table is a legal state: a table is born with it.
  *
  * Who frees.  A zap by madvise() or truncate that covers a table tries when it is
- * done with it.  Whoever else brings a table to zero (a zap of a part, reclaim
+ * done with it.  Other code that brings a table to zero (a zap of a part, reclaim
  * through rmap, a move of entries, a late user, a driver's zap), or leaves one empty
  * that was just made, notes where it is: pte_ref_note().  A work of that mm looks at
  * what was noted PTE_REF_DELAY_MS later: programs that give back a few pages and touch
  * them again at once keep their table.
  *
- * Notes.  Zero is often passing (COW, swap-out, migration and mprotect() of a table's
- * only entry) and comes when memory is short.  So a note is no object, it is a bit in
- * the descriptor of the PMD table, for a group of tables, and one in that of the PUD
- * table: to note what is noted costs a few loads.  The work follows the bits, so it looks
- * at PTE_NOTES_GROUP tables for one that was noted, in the order of their addresses,
- * wherever in the mm they are.  A bit is a hint.  Tables move, and what is found is
- * judged by its own count.
+ * Notes.  Zero is often passing (swap-out, migration and KSM of a table's only entry;
+ * COW and mprotect() do not count it) and comes when memory is short.  So a note is no
+ * object, it is a bit in the descriptor of the PMD table, for a group of tables, and one
+ * in that of the PUD table: to note what is noted costs a few loads and a barrier.  The
+ * work follows the bits, so it looks at PTE_NOTES_GROUP tables for one that was noted, in
+ * the order of their addresses, wherever in the mm they are.  A bit is a hint.  Tables
+ * move, and what is found is judged by its own count.
  *
  * Who may unlink.  free_pgtables() reads PMD entries of detached VMAs without a
  * lock.  So free_user_pte() is only for those who know that a VMA over the
@@ -74,7 +74,8 @@
  * Lifetime.  A user may outlive its table, as a fault that drops mmap_lock does.
  * A ref lives until its table is destroyed and its last user is gone, and an RCU grace
  * period has passed.  The work lives in its mm and holds nothing of it: the exit of
- * the mm turns it off and waits for it, at most until it is done with a batch of tables.
+ * the mm turns it off and waits for it, at most until it is done with a batch of tables
+ * or with the marks below one PUD table.
  *
  * Lock order: mmap_lock, VMA lock or i_mmap_rwsem; PMD lock; PTL.  Notes are
  * lockless, because a count can come to zero under the PTL, with interrupts off,
@@ -249,7 +250,10 @@ static pud_t *pte_ref_next_pud(struct mm_struct *mm, unsigned long *addrp,
 	return NULL;
 }
 
-/* The entry of the PUD table for @addr, or NULL if there is none. */
+/*
+ * The entry of the PUD table for @addr, or NULL if there is none.  Not by
+ * pte_ref_next_pud(): each note and each zap of a page takes this way.
+ */
 static __always_inline pud_t *pte_ref_find_pud(struct mm_struct *mm,
 					       unsigned long addr)
 {
@@ -307,7 +311,7 @@ static void pte_ref_free_object_rcu(struct rcu_head *head)
  * for PTE_NOTES_GROUP entries, or the address of a struct pte_notes, which has them then,
  * with PTE_NOTES_TAG and PTE_NOTES_OBJECT.  So it can be told from that of a PTE table,
  * and is none that page->mapping could have.  Set by cmpxchg, for good until the table is
- * destroyed; whoever comes here holds off that by RCU or a VMA.
+ * destroyed, which callers hold off by RCU or a VMA.
  */
 static_assert(BITS_PER_LONG == 64);
 
@@ -509,14 +513,13 @@ void pte_ref_note_empty(struct mm_struct *mm, unsigned long addr)
 }
 
 /*
- * The count came to zero.  Called under RCU, by whoever did the last put, under
- * whatever he holds.  As long as the table is not dead its mm has users: the one who put,
- * if nobody else.
+ * The count came to zero.  Called under RCU, by the last put, under any locks.  As long as
+ * the table is not dead its mm has users: the task that put, if no other.
  *
  * Of a dead table nobody can raise the count again: no walker finds it, and its
  * destructor came after a grace period or after those who exclude all walkers.
  * The destructor raises the count before it sets PTE_REF_DEAD and drops it last,
- * so whoever sees both dead and zero sees the end; PTE_REF_RETIRED picks one.  Another
+ * so a put that sees both dead and zero sees the end; PTE_REF_RETIRED picks one.  Another
  * may still be in here, so the object waits for RCU.
  */
 static void pte_ref_release(struct percpu_ref *r)
@@ -540,10 +543,10 @@ static void pte_ref_confirm_switch(struct percpu_ref *r)
 {
 	struct pte_ref *ref = to_pte_ref(r);
 
-	/* Whoever sees the bit sees the count: pairs with pte_ref_is_switching(). */
+	/* Who sees the bit must see the count: pairs with pte_ref_is_switching(). */
 	smp_mb__before_atomic();
 	set_bit(PTE_REF_SWITCHED, &ref->state);
-	/* Its mm may be gone: whoever wants to know comes and looks. */
+	/* Its mm may be gone: the deferred work of the mm looks again, if there is one. */
 	if (test_bit(PTE_REF_DEAD, &ref->state))
 		pte_ref_release(r);
 }
@@ -1251,7 +1254,7 @@ bool pte_ref_empty_locked(struct mm_struct *mm, pmd_t *pmd, unsigned long addr)
 }
 
 /*
- * May somebody free an empty table while a fault of @mm is not looking?  Not without
+ * Can an empty table be freed while a fault of @mm is outside its lock?  Not without
  * other mm_users, nor deferred work.  Only truncate and reclaim can empty it then, and a
  * fault that loses it ends with nothing mapped.  Read mm_users first: if another task
  * noted a table and dropped its mm_users, which is ordered, its note can be seen, or
@@ -1278,8 +1281,7 @@ void __vmf_hold_pte_table(struct vm_fault *vmf)
  * vmf_install_pte_table() - link the table that a fault allocated before
  * @vmf: the fault
  *
- * It is empty, so if somebody may free it before it is locked the fault takes a
- * reference.
+ * It is empty, so if it can be freed before it is locked the fault takes a reference.
  *
  * Context: process context, no page table lock held; does not sleep.
  */
@@ -1315,8 +1317,8 @@ bool __vmf_wants_small_page(struct vm_fault *vmf)
 
 /*
  * Below pte_ref_unmapped(); the conditions mirror free_pgd_range().  The look without the
- * lock of the table is enough to leave it: our own zap is done, so whoever brings the
- * count to zero after it is somebody else, who notes the table.
+ * lock of the table is enough to leave it: our own zap is done, so what brings the count
+ * to zero after it is another caller, which notes the table.
  */
 void __pte_ref_unmapped(struct mm_struct *mm, unsigned long start,
 			unsigned long end, unsigned long floor,
@@ -1371,7 +1373,8 @@ void __pte_ref_fork(struct mm_struct *dst_mm, pmd_t *dst_pmd, pmd_t *src_pmd,
  * Stock would give the child an empty table, and so small pages.
  *
  * Context: as copy_page_range().
- * Return: true if the table is empty.
+ * Return: true if the table is empty and the child does without; false also if there is no
+ * memory to note that it is to have small pages.
  */
 bool pte_ref_fork_empty(struct vm_area_struct *dst_vma,
 			struct vm_area_struct *src_vma, pmd_t *dst_pmd,
@@ -1400,6 +1403,7 @@ bool pte_ref_moves_none(struct mm_struct *mm, unsigned long addr, bool all)
 	struct pte_notes *notes;
 	pmd_t *pmd;
 
+	mmap_assert_write_locked(mm);
 	if (!pte_ref_enabled() || !READ_ONCE(mm->pte_ref.small))
 		return false;
 	pmd = pte_ref_find_pmd(mm, addr);
@@ -1427,8 +1431,8 @@ void pte_ref_moved_none(struct mm_struct *mm, pmd_t *pmd)
 
 /*
  * Keep the first VMA in a range attached.
- * Return: the VMA; NULL if there is none; -EAGAIN if it is locked by somebody else, until
- * *@busyp.
+ * Return: the VMA; NULL if there is none; -EAGAIN if another task has locked it, then
+ * *@busyp is where it ends.
  */
 static struct vm_area_struct *pte_ref_lock_vma(struct mm_struct *mm,
 					       unsigned long start,
@@ -1692,10 +1696,10 @@ void __mm_init_pte_ref(struct mm_struct *mm)
 }
 
 /*
- * Below mm_exit_pte_ref().  Whoever notes now, as reclaim may that has found a page of
- * this mm, finds MM_PTE_REF_EXIT and queues nothing, or a work that is disabled.  It holds
- * the lock of the rmap or of the table, for which the rest of the exit waits, so the mm
- * stays meanwhile.
+ * Slow path of mm_exit_pte_ref().  A note of now, as of reclaim that has found a page of
+ * this mm, finds MM_PTE_REF_EXIT and queues nothing, or a work that is disabled.  Its
+ * caller holds the lock of the rmap or of the table, for which the rest of the exit waits,
+ * so the mm stays meanwhile.
  */
 void __mm_exit_pte_ref(struct mm_struct *mm)
 {
