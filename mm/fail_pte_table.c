@@ -2,28 +2,26 @@
 /*
  * fail_pte_table: free a PTE table at the worst moment.
  *
- * Whoever looks at a PMD entry and then maps the PTE table below it has to expect
- * that the table was empty and is gone, because another CPU has zapped a VMA that
- * has a part of it.  That is a matter of a few hundred instructions.  Here it is
- * the caller himself who frees the table, just before he maps it, so that with
+ * Code that looks at a PMD entry and then maps the PTE table it leads to has to
+ * expect that the table was empty and is unlinked, because another CPU has zapped
+ * a VMA that has a part of it.  That is a matter of a few hundred instructions.
+ * Here the code itself frees the table, just before it maps it, so that with
  * /proc/<pid>/fail-nth each of the steps of a system call can be made to meet it.
  *
  * What is done is what a zap on another CPU may do: a table is freed only if its
- * count is zero, under the same locks.  Where the caller could not be the one who
- * zaps nothing is done: if he holds a spinlock, is in an RCU read section, or holds
+ * count is zero, under the same locks.  Nothing is done where the caller could not
+ * be the one that zaps: if it holds a spinlock, is in an RCU read section, or holds
  * none of the locks that keep a VMA of the range attached, as a walk through an
- * anon_vma.  With delay-us he waits, for other threads to do their worst with a table
- * that is not empty yet.
+ * anon_vma.  With delay-us the caller waits, for other threads to do their worst
+ * with a table that is not empty yet.
  */
 #include <linux/debugfs.h>
 #include <linux/delay.h>
 #include <linux/fault-inject.h>
 #include <linux/mm.h>
-#include <linux/pte_ref.h>
 #include <linux/sched/mm.h>
 
-#include "internal.h"
-#include "pte_ref.h"
+#include "pte_ref_internal.h"
 
 static struct {
 	struct fault_attr attr;

@@ -31,7 +31,7 @@ DEFINE_EVENT(pte_ref_table, pte_ref_free,
 	     TP_ARGS(mm, addr)
 );
 
-/* An attempt found the table busy, gone, or in percpu mode. */
+/* An attempt found the table populated, held, or in percpu mode. */
 DEFINE_EVENT(pte_ref_table, pte_ref_free_failed,
 	     TP_PROTO(struct mm_struct *mm, unsigned long addr),
 	     TP_ARGS(mm, addr)

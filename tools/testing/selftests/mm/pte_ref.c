@@ -5,8 +5,8 @@
  * The cases of "reclaim" empty tables in each way that a zap, or what comes
  * after it, can empty them, and fail where the tables stay.  A kernel without
  * pte_ref passes "aligned" at most, and only with CONFIG_PT_RECLAIM.  The cases
- * of "data" hold on every kernel: nothing is lost, nobody sees the data of
- * somebody else and no system call fails while tables come and go.
+ * of "data" hold on every kernel: nothing is lost, no process sees the data of
+ * another one, and no system call fails while tables come and go.
  *
  * Tables are counted by VmPTE.  It counts those of the whole process and also
  * PMD tables, so each test has an area of its own, below one PMD table that is
@@ -34,6 +34,7 @@
 #include <sys/uio.h>
 #include <sys/wait.h>
 #include "vm_util.h"
+#include "pte_ref.h"
 
 /* Pages of a table that a test uses: all of them if pages have 4 KiB. */
 #define PER_TABLE	512
@@ -56,14 +57,6 @@ struct area {
 	cpu_set_t cpus;		/* that the test was started with */
 	int cpu[2];		/* two of them; the same if there is one only */
 };
-
-static long now_ms(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
-}
 
 static long now_us(void)
 {
@@ -120,15 +113,6 @@ static long tables(struct area *a)
 	return all_tables() - a->base;
 }
 
-static void pin(int cpu)
-{
-	cpu_set_t set;
-
-	CPU_ZERO(&set);
-	CPU_SET(cpu, &set);
-	sched_setaffinity(0, sizeof(set), &set);
-}
-
 /* Have the tables of the program, its libraries, heap and stack. */
 static void populate_self(void)
 {
@@ -151,7 +135,7 @@ static void area_init(struct __test_metadata *_metadata, struct area *a)
 	char *heap;
 	int i, n = 0;
 
-	a->table_size = (size_t)psize() * (psize() / sizeof(uint64_t));
+	a->table_size = table_size();
 	a->pud_size = a->table_size * (psize() / sizeof(uint64_t));
 	a->step = a->table_size / PER_TABLE;
 
@@ -319,11 +303,6 @@ static int advise_pieces(struct area *a, char *start, size_t len, int parts, int
 static int zap_pages(struct area *a, char *start, size_t len)
 {
 	return advise_pieces(a, start, len, PER_TABLE, MADV_DONTNEED);
-}
-
-static int punch(int fd, off_t off, off_t len)
-{
-	return fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, off, len);
 }
 
 /*
@@ -526,7 +505,7 @@ struct worker {
 	int err;
 };
 
-/* What a page of a worker holds: who wrote it, which page it is, and a count. */
+/* What a page of a worker has: which worker wrote it, which page it is, a count. */
 static uint64_t worker_tag(struct worker *w, unsigned long nr_page)
 {
 	return (uint64_t)(w->nr + 1) << 56 | (uint64_t)nr_page << 32 |
@@ -752,7 +731,7 @@ TEST_F(reclaim, straddling)
 	expect_freed_soon(_metadata, a, 0);
 }
 
-/* The table goes with its last page, whoever zaps that. */
+/* The table is freed with its last page, whichever VMA has that. */
 TEST_F(reclaim, last_page)
 {
 	struct area *a = &self->a;
@@ -785,7 +764,7 @@ TEST_F(reclaim, two_vmas)
 	expect_freed_soon(_metadata, a, 0);
 }
 
-/* munmap() leaves the tables at the edges to the neighbours, who have no page. */
+/* munmap() leaves the tables at the edges to the neighbours, which have no page. */
 TEST_F(reclaim, neighbour_unmapped)
 {
 	struct area *a = &self->a;
@@ -1502,7 +1481,7 @@ static void stop_lockers(struct lockers *l)
 		pthread_join(l->thread[i], NULL);
 }
 
-/* mmap_lock always has somebody who waits for it. */
+/* Another thread always waits for mmap_lock. */
 TEST_F(reclaim, busy_lock)
 {
 	struct area *a = &self->a;
@@ -2040,7 +2019,7 @@ static void *truncater_thread(void *arg)
 	return NULL;
 }
 
-/* The tables that fork() fills become empty because somebody truncates. */
+/* The tables that fork() fills become empty by a truncate. */
 TEST_F(data, fork_truncate)
 {
 	struct area *a = &self->a;

@@ -60,6 +60,7 @@
 #include <sys/wait.h>
 #include "kselftest.h"
 #include "vm_util.h"
+#include "pte_ref.h"
 #include "../../../../mm/gup_test.h"
 #include "../../../../lib/test_vm_insert_uapi.h"
 
@@ -176,19 +177,6 @@ static uint64_t salt;		/* makes the data of each round differ */
 static char *buffer;		/* pages that are always there */
 static char *unreadable;	/* a page that never is */
 static pid_t child;
-
-static long now_ms(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
-}
-
-static size_t table_size(void)
-{
-	return (size_t)psize() * (psize() / sizeof(uint64_t));
-}
 
 static size_t bytes(void)
 {
@@ -377,11 +365,6 @@ static int undo_zap(void)
 {
 	zap_vmas();
 	return 0;
-}
-
-static int punch(int fd, off_t off, off_t len)
-{
-	return fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, off, len);
 }
 
 static int undo_punch(void)
@@ -878,7 +861,7 @@ static int prepare_collapse(void)
 }
 
 /*
- * Whoever else has a page in hand can delay it (EAGAIN, EBUSY), and memory may be
+ * Another user of a page can delay it (EAGAIN, EBUSY), and memory may be
  * fragmented (ENOMEM).  Where pages may be taken away, it may be that there is
  * nothing to collapse (EINVAL).
  */
@@ -1496,15 +1479,6 @@ static const struct attacker attackers[] = {
 	{ "truncate", TRUNCATE, attack_truncate },
 	{ "punch", PUNCH, attack_punch },
 };
-
-static void pin(int to)
-{
-	cpu_set_t set;
-
-	CPU_ZERO(&set);
-	CPU_SET(to, &set);
-	sched_setaffinity(0, sizeof(set), &set);
-}
 
 /* Two CPUs, or the same twice. */
 static void find_cpus(void)
