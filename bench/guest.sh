@@ -8,8 +8,8 @@
 #   turns ROW...          operations per second of such CPUs, of 1,000,000,000 instructions;
 #                         ROW is LOOP_tN_turns (threads) or LOOP_pN_turns (processes)
 #   wall ROUNDS SECONDS ROW...
-#                         time until the memory of an empty table is free, operations per
-#                         second, two CPUs; ROW is LOOP_tN (threads) or LOOP_pN (processes)
+#                         time until the memory of an empty table is free, the longest
+#                         fault beside a zap, operations per second, two CPUs; ROW is LOOP_tN (threads) or LOOP_pN (processes)
 #   perf FILE ROW...      text of perf stat; FILE.data gets samples of the first row, FILE.txt
 #                         what perf report says of them
 #   mem                   text of perf bench mem
@@ -56,7 +56,7 @@ count)
 	say "memory_$possible" /mnt/memory
 	;;
 threads)
-	/mnt/ops threads_one threads_many threads_file
+	/mnt/ops threads_one threads_many threads_file gup_fault gup_fault_percpu
 	;;
 turns)
 	for row; do
@@ -69,6 +69,8 @@ wall)
 	shift 2
 	say time_to_free /mnt/latency "$rounds"
 	say time_to_free_percpu /mnt/latency "$rounds" percpu
+	say fault_beside_zap /mnt/latency 7 beside
+	[ "$rounds" -lt 20 ] || /mnt/latency 65536 walk
 	for row; do
 		/mnt/will "-${row: -2:1}" "${row: -1}" -s "$seconds" "${row%_*}"
 	done

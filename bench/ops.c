@@ -410,6 +410,36 @@ static void swap_one(void)
 	began = swapped_out() ? __rdtsc() - took : 0;
 }
 
+static void huge_allowed(void)
+{
+	fresh();
+	if (madvise(area, TABLES * TABLE, MADV_HUGEPAGE))
+		err(1, "MADV_HUGEPAGE");
+}
+
+static long faults(void)
+{
+	struct rusage usage;
+
+	getrusage(RUSAGE_SELF, &usage);
+	return usage.ru_minflt;
+}
+
+/* The huge zero page: a huge one of our own is cleared, which would hide the rest. */
+static void fault_huge(void)
+{
+	uint64_t took;
+	long before;
+
+	for (int i = 0; i < TABLES; i++)
+		*(volatile char *)table(i);
+	took = __rdtsc() - began;
+	before = faults();
+	for (int i = 0; i < TABLES; i++)
+		*(volatile char *)(table(i) + PAGE);
+	began = faults() - before < TABLES / 2 ? __rdtsc() - took : 0;
+}
+
 /* Single pages of a range that is in use are mapped anew, in no order. */
 static void map_fixed(void)
 {
@@ -547,6 +577,58 @@ static void threads_file(void)
 	fill_by_two();
 }
 
+static void *wait_for_ever(void *unused)
+{
+	for (;;)
+		pause();
+	return unused;
+}
+
+/* In a process of two threads a fault that is not of user mode holds its table. */
+static void file_of_two(void)
+{
+	static pthread_t thread;
+
+	if (!thread && pthread_create(&thread, NULL, wait_for_ever, NULL))
+		errx(1, "no second thread");
+	big_file_shared();
+}
+
+static void gup_fault(void)
+{
+	if (madvise(filled, TABLE, MADV_POPULATE_WRITE))
+		err(1, "MADV_POPULATE_WRITE");
+}
+
+#define MOVES	128	/* of CPU, before pte_ref counts holders per CPU */
+
+static void file_percpu(void)
+{
+	file_of_two();
+	for (int i = 0; i < MOVES; i++) {
+		run_on(i & 1);
+		if (madvise(filled + i * PAGE, PAGE, MADV_POPULATE_WRITE))
+			err(1, "MADV_POPULATE_WRITE");
+	}
+	run_on(0);
+}
+
+static void gup_fault_percpu(void)
+{
+	long switched = figure("/proc/vmstat", "pte_ref_switch");
+	uint64_t took;
+
+	began = __rdtsc();
+	if (madvise(filled + MOVES * PAGE, TABLE - MOVES * PAGE, MADV_POPULATE_WRITE))
+		err(1, "MADV_POPULATE_WRITE");
+	took = __rdtsc() - began;
+	/* That was in percpu mode if a zap now switches it. */
+	dontneed(filled, TABLE);
+	if (switched >= 0 && figure("/proc/vmstat", "pte_ref_switch") == switched)
+		errx(1, "holders of the table were not counted per CPU");
+	began = __rdtsc() - took;
+}
+
 /* As clear_page() does: by bytes if the CPU is said to be good at it. */
 static void clear(size_t len)
 {
@@ -612,6 +694,7 @@ static const struct row {
 	{ "mprotect_one",	touch_all,	mprotect_one,	TABLES, 7 },
 	{ "mprotect_all",	populate,	mprotect_all,	512, 7 },
 	{ "swap_one",		touch_all,	swap_one,	TABLES, 7 },
+	{ "fault_huge",		huge_allowed,	fault_huge,	TABLES, 7 },
 	{ "map_fixed",		populate,	map_fixed,	512, 7 },
 	{ "zap_160k",		keep_one,	zap_160k,	TABLES, 7 },
 	{ "uffd_move",		uffd_ready,	uffd_move,	512, 7 },
@@ -620,6 +703,8 @@ static const struct row {
 	{ "threads_one",	fresh,		threads_one,	THREAD_TABLES * 512, 7 },
 	{ "threads_many",	fresh,		threads_many,	THREAD_TABLES * 512, 7 },
 	{ "threads_file",	big_file_shared, threads_file,	THREAD_TABLES * 512, 7 },
+	{ "gup_fault",		file_of_two,	gup_fault,	512, 7 },
+	{ "gup_fault_percpu",	file_percpu,	gup_fault_percpu, 512 - MOVES, 7 },
 	{ "munmap_256m",	fresh,		munmap_256m,	1, 2 },
 	{ "exit_256m",		fresh,		exit_256m,	1, 2 },
 	{ "munmap_1g",		fresh,		munmap_1g,	1, 2 },

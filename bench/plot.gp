@@ -13,7 +13,7 @@ set yrange [*:*] reverse
 set offsets 0, 0, 0.7, 0.7
 set logscale x
 set xtics (0.05, 0.1, 0.2, 0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.3, 1.5, 2, 3, 5, 10)
-rows = "< awk -F, '$2 ~ /^(count|turns|rate|ns|kb)$/ && $5 > 0 { s = $6; lo = hi = $5; ".\
+rows = "< awk -F, '$2 ~ /^(count|turns|rate|kb)$/ && $5 > 0 { s = $6; lo = hi = $5; ".\
 	"if (split(s, a, /[.][.]/) == 2) { lo = a[1]; hi = a[2] } ".\
 	"print ++n \",\" $1 \",\" $5 \",\" lo \",\" hi \",\" ($7 > 0 ? $7 : \"\") \",\" $8 }' ".\
 	dir."/bench.csv"

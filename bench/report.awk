@@ -95,14 +95,14 @@ END {
 				s = figure[row, "stock", i]
 				p = figure[row, "pte_ref", i]
 				figure[row, "ratio", i] = m ~ /^(rate|turns)$/ ? s / p : \
-					m ~ /^(count|ns|kb)$/ ? p / s : m == "bytes" ? p - s : p
+					m ~ /^(count|kb)$/ ? p / s : m == "bytes" ? p - s : p
 			}
 			rounds[row, "ratio"] = n
 			if (m ~ /^(rate|turns)$/) {
 				s = median(row, "stock")
 				p = median(row, "pte_ref")
 				ratio = median(row, "ratio")
-			} else if (m ~ /^(count|ns|kb)$/) {
+			} else if (m ~ /^(count|kb)$/) {
 				s = least(row, "stock")
 				p = least(row, "pte_ref")
 				ratio = p / s

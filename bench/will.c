@@ -132,7 +132,7 @@ static void one_table(int id)
 	} while (!end);
 }
 
-/* Each its own table, zapped by whoever filled it. */
+/* Each its own table, which the one that filled it zaps. */
 static void many_tables(int id)
 {
 	char *base, *p = map_tables(1, &base);
