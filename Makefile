@@ -20,10 +20,10 @@ export ACCEL JOBS SCALE VIRTME TIME GROUP QUICK BUDGET
 S := scripts
 
 .PHONY: help packages source kernel boot demo test tree refresh port series series-build
-.PHONY: lint check-off bench race clean
+.PHONY: lint check-off bench race race-fixes pte_waste clean
 
 help:		## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
+	@awk -F':.*## ' '/^[a-z_-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "VERSION=7.2  that version of Linux instead of the newest that is supported"
 	@echo "LINUX=/path/to/tree-or-tarball  your own Linux 7.3.y or 7.2.y instead of Debian's"
@@ -57,7 +57,7 @@ refresh:	## bring the commits of BUILD/tree (or TREE=) back into this repository
 port: packages	## try the series on another version of Linux: VERSION=
 	@$(S)/port.sh
 
-series: source	## the whole as BUILD/pte_ref-vVERSION.mbox for git am, and its cover letter
+series: source	## its parts as BUILD/pte_ref-vVERSION-N-PART.mbox for git am, and their letters
 	@$(S)/series.sh
 
 series-build: source	## build after each commit, FREE_USER_PTE on and off
@@ -77,6 +77,12 @@ bench:		## what it costs beside stock, against bench/limits: QUICK=1 for fewer r
 race:		## callers against the free of their table: TIME=seconds GROUP= KERNEL= DEBUG=1|kasan
 	@$(MAKE) kernel DEBUG=$${DEBUG:-1}
 	@$(S)/race.sh
+
+race-fixes: source	## the same with nothing but the part *fixes*: TIME=seconds WITHOUT=1
+	@$(S)/race-fixes.sh
+
+pte_waste:	## build ./pte_waste, which says what pte_ref would give back on this machine
+	@$(CC) -O2 -Wall -Wextra -o $@ tools/mm/$@.c
 
 clean:		## remove BUILD
 	@rm -rf -- "$(BUILD)"

@@ -5,6 +5,7 @@
 # row is above its limit in bench/limits or has no figure. QUICK=1 has fewer rows and
 # rounds.
 set -euo pipefail
+options='QUICK'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
@@ -155,21 +156,6 @@ perf_texts()
 	rm -rf "$work/.debug" "$work"/perf-*.{data,log}
 }
 
-# Loops of the KUnit case timing, with and without a reference, native on UML.
-native()
-{
-	step bench "native loops of KUnit on UML"
-	# Without what makes wrong code loud.
-	grep -vE '^CONFIG_(DEBUG_|PROVE_|SLUB_DEBUG|FAULT_|FAILSLAB)' \
-		"$top/configs/um.kunitconfig" >"$work/um.kunitconfig"
-	KUNIT_CONFIG=$work/um.kunitconfig OUT=$build/kunit-um-bench FILTER=pte_ref.timing \
-		"$top/scripts/kunit.sh" >"$build/log/bench-kunit.log" 2>&1 ||
-		die "the native loops failed, see $build/log/bench-kunit.log"
-	sed -nE 's/.* (native_[a-z_]+): ([0-9]+) ns without ([0-9]+) ns, .*/pte_ref 1 \1 \2\nstock 1 \1 \3/p' \
-		"$build/kunit-um-bench/test.log" >>"$work/figures"
-	step_done
-}
-
 # Page tables of the processes of the demo with the slab of their refs, beside stock
 # and beside what the populated entries and the upper tables need.
 demo()
@@ -221,7 +207,6 @@ for ((i = 1; i <= rounds; i++)); do
 		wall "$frees" "$seconds" "${rate[@]}"
 done
 
-[ $run = quick ] || native
 [ $run = quick ] || demo
 
 status=0

@@ -6,6 +6,7 @@
 #   124: time limit. 125: the guest died. 126: QEMU broke it, run it again.
 # The console is kept in BUILD/log.
 set -euo pipefail
+options='ACCEL APPEND CPUS DEBUG IMAGE KERNEL MEM NAME QEMU_OPTS RUN RWDIR TIMEOUT'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 

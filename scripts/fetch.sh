@@ -4,6 +4,7 @@
 # Debian has as a package linux-source-VERSION; with VERSION that one; with LINUX the
 # tree or tarball that it names. PORT=1 takes a VERSION that is not supported yet.
 set -euo pipefail
+options='LINUX PORT'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 

@@ -3,6 +3,7 @@
 # Builds BUILD/kernel-KERNEL[-debug|-kasan]/arch/x86/boot/bzImage from the
 # prepared source. TARGETS names other make targets, such as mm/.
 set -euo pipefail
+options='ARCH DEBUG EXTRA_CONFIG JOBS KERNEL OUT SRC TARGETS'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 

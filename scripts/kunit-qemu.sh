@@ -4,6 +4,7 @@
 # and prints what kunit.py makes of the console; its exit status. No test may be
 # skipped there: what UML lacks is to be had.
 set -euo pipefail
+options='TIMEOUT'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
@@ -15,7 +16,7 @@ KERNEL=pte_ref DEBUG=1 NAME=kunit TIMEOUT="${TIMEOUT:-$(patience 300)}" RUN=true
 	APPEND="kunit.enable=1 kunit.autorun=1" "$top/scripts/boot.sh"
 step_done
 PYTHONDONTWRITEBYTECODE=1 python3 "$src/tools/testing/kunit/kunit.py" parse "$console"
-for suite in pte_ref percpu_ref; do
+for suite in pte_ref_{count,holders,reclaim,deferred,percpu,model} percpu_ref; do
 	grep -qE "ok [0-9]+ $suite\s*$" "$console" || die "suite $suite did not pass, see $console"
 done
 if grep -n '# SKIP' "$console"; then

@@ -5,6 +5,7 @@
 # does not say why. FILTER: suite or suite.test, as kunit.py takes it.
 # KUNIT_CONFIG: another file than configs/um.kunitconfig, with an OUT of its own.
 set -euo pipefail
+options='FILTER JOBS KUNIT_CONFIG OUT SRC TIMEOUT'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 

@@ -3,6 +3,55 @@
 # Shared by the scripts of this directory: places, messages, the series, versions of
 # Linux, the kernel list, limits of time.
 
+# What a script takes from a variable NAME of the environment it takes as --name VALUE
+# as well, if it has NAME in "options"; BUILD and VERSION are for all. -h: what it does.
+usage()
+{
+	local name
+	sed -n '3,/^[^#]/s/^# \{0,1\}//p' "$0"
+	for name in ${options:-} BUILD VERSION; do
+		name=${name//_/-}
+		printf ' [--%s VALUE]' "${name,,}"
+	done
+	echo " (or $(tr ' ' ',' <<<"${options:+$options }BUILD VERSION") of the environment)"
+}
+
+arguments=()
+while [ $# -gt 0 ]; do
+	case $1 in
+	-h | --help)
+		usage
+		exit 0
+		;;
+	--)
+		shift
+		arguments+=("$@")
+		break
+		;;
+	--[a-z]*)
+		name=${1%%=*}
+		name=${name#--}
+		name=${name//-/_}
+		name=${name^^}
+		if [[ " ${options:-} BUILD VERSION " != *" $name "* || ($1 != *=* && $# -lt 2) ]]; then
+			echo "${0##*/}: $1: no such option, or no value: -h lists them" >&2
+			exit 2
+		fi
+		case $1 in
+		*=*) export "$name=${1#*=}" ;;
+		*)
+			export "$name=$2"
+			shift
+			;;
+		esac
+		;;
+	*) arguments+=("$1") ;;
+	esac
+	shift
+done
+set -- "${arguments[@]}"
+unset arguments
+
 # The versions of Linux that the series is for, the newest first. patches/ is for the
 # first of them, patches/VERSION holds what differs for another.
 supported=(7.3 7.2)

@@ -4,6 +4,7 @@
 # what the series adds. Files that Linux has are compared with stock: only what
 # the series brings counts.
 set -euo pipefail
+options='JOBS'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
@@ -56,6 +57,13 @@ for f in "${new[@]}"; do
 	esac
 done
 step_done
+
+# Tools that Linux does not have yet: with its rules, and without warnings.
+for f in pte_waste pte_waste_test; do
+	check "checkpatch $f.c" env -C "$src" "${checkpatch[@]}" -f "$top/tools/mm/$f.c"
+	check "gcc $f.c" gcc -O2 -Wall -Wextra -Wshadow -fsyntax-only "$top/tools/mm/$f.c"
+done
+! command -v groff >/dev/null || check pte_waste.8 groff -man -ww -z -Tutf8 "$top/tools/mm/pte_waste.8"
 
 # Objects of the C files that the series adds or edits and that this config builds.
 mapfile -t files < <({

@@ -5,6 +5,7 @@
 # can meet that (fault injection); with TIME for so many seconds per group of callers,
 # against threads that empty and free the table. GROUP names one group.
 set -euo pipefail
+options='DEBUG GROUP KERNEL TIME'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 

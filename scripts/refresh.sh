@@ -6,6 +6,7 @@
 # the first of the supported versions, only what must differ for it is written, to
 # patches/VERSION.
 set -euo pipefail
+options='TREE'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 

@@ -5,6 +5,7 @@
 # kept, but the one that CONFIG_PT_RECLAIM knows, and all else must pass. Arguments
 # choose: pte_ref, stock. The output of the program is kept in BUILD/log.
 set -euo pipefail
+options='TIMEOUT'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 

@@ -1,18 +1,29 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # Builds mm/ fs/ kernel/ lib/ arch/x86/ after each commit of the series, with
-# CONFIG_FREE_USER_PTE on and off.
+# CONFIG_FREE_USER_PTE on and off, and mm/ and arch/um/ of UML.
 set -euo pipefail
+options='TARGETS'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
 tree=$build/series-build/tree
 export TARGETS=${TARGETS:-mm/ fs/ kernel/ lib/ arch/x86/} SRC=$tree
 
-mkdir -p "$build/series-build"
+mkdir -p "$build/series-build/um" "$build/log"
+use_ccache
 TREE=$tree "$top/scripts/tree.sh"
 mapfile -t commits < <(git -C "$tree" rev-list --reverse pristine..pte_ref)
 trap 'git -C "$tree" checkout -q -f pte_ref' EXIT
+umlog=$build/log/series-build-um.log
+um=(kmake -C "$tree" O="$build/series-build/um" ARCH=um "CC=$cc" "HOSTCC=$cc" -j"$(nproc)")
+
+build_um()
+{
+	"${um[@]}" KCONFIG_ALLCONFIG="$top/configs/um.kunitconfig" allnoconfig &&
+		"${um[@]}" mm/ arch/um/ kernel/fork.o lib/percpu-refcount.o
+}
+
 n=0
 for c in "${commits[@]}"; do
 	n=$((n + 1))
@@ -31,5 +42,7 @@ for c in "${commits[@]}"; do
 		KERNEL=stock OUT=$build/series-build/$v EXTRA_CONFIG=$config "$top/scripts/kernel.sh" ||
 			 die "commit $n does not build with FREE_USER_PTE=$v: $(git -C "$tree" log -1 --format=%s "$c")"
 	done
+	build_um </dev/null >"$umlog" 2>&1 ||
+		die "commit $n does not build for UML, see $umlog: $(git -C "$tree" log -1 --format=%s "$c")"
 done
 log "[series-build] ${#commits[@]} commits build"

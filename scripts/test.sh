@@ -4,6 +4,7 @@
 # a function check_NAME below; what it prints is shown when it fails. With BUDGET, in
 # seconds, a check that would not end in time is skipped, and so is what needs it.
 set -euo pipefail
+options='BUDGET'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
@@ -134,8 +135,16 @@ check_apply_again()
 
 check_series()
 {
+	local n=0 part out
 	"$top/scripts/series.sh"
-	grep -q '^Subject: ' "$build/pte_ref-v$(version).cover"
+	while read -r part _; do
+		n=$((n + 1))
+		out=$build/pte_ref-v$(version)-$n-$part
+		grep -q '^Subject: ' "$out.cover"
+		cat "$out.mbox"
+	done < <(sed -e 's/#.*//' -e '/^ *$/d' "$top/patches/parts") >"$tmp/mails"
+	[ "$(grep -c '^From 0\{40\} ' "$tmp/mails")" -eq "$(series | wc -l)" ] ||
+		fail "the parts have not all patches of the series"
 }
 
 check_kernel_stock()
@@ -190,7 +199,7 @@ check_selftest_stock()
 	"$top/scripts/selftest.sh" stock
 }
 
-# Whoever works on a table answers as if it stayed, at each point where it can go, and
+# Code that works on a table answers as if it stayed, at each point where it can be freed, and
 # for some seconds beside threads that empty it.
 check_race()
 {
@@ -205,6 +214,23 @@ check_race_pairs()
 check_kernel_pte_ref()
 {
 	KERNEL=pte_ref DEBUG=0 "$top/scripts/kernel.sh"
+}
+
+# pte_waste against a program that knows its own tables: here, on both kernels, and what it
+# predicts on stock against what pte_ref gives back.
+check_pte_waste()
+{
+	"$top/scripts/pte_waste.sh" native
+}
+
+check_pte_waste_stock()
+{
+	DEBUG=0 "$top/scripts/pte_waste.sh" stock
+}
+
+check_pte_waste_pte_ref()
+{
+	DEBUG=0 "$top/scripts/pte_waste.sh" pte_ref compare
 }
 
 check_bench()
@@ -577,6 +603,7 @@ checks()
 		packages 30
 		shellcheck 5
 		patience 1
+		pte_waste 3
 		budget 2
 		broken_guest 1
 		source 40
@@ -602,7 +629,9 @@ checks()
 		boot_panic 10 kernel_stock
 		boot_hang 20 kernel_stock
 		selftest_stock 65 kernel_stock
+		pte_waste_stock 40 kernel_stock
 		kernel_pte_ref 330 kernel_stock
+		pte_waste_pte_ref 50 kernel_pte_ref
 		bench 170 kernel_pte_ref
 		bench_limits 1 bench
 		off 50 kernel_stock

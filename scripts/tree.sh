@@ -3,6 +3,7 @@
 # Makes BUILD/tree: a git tree to work in. Its first commit, tagged "pristine",
 # is the stock source; then comes one commit for each line of patches/series.
 set -euo pipefail
+options='TREE'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 

@@ -1,0 +1,37 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# Runs pte_ref_race on Linux with the first part of the series only, the fixes that stand
+# alone: what CONFIG_PT_RECLAIM takes away there must not be missed. TIME: seconds for
+# each group of callers. WITHOUT=1 leaves the fixes out, to see what fails then.
+set -euo pipefail
+options='TIME WITHOUT'
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+dir=$build/fixes${WITHOUT:+-without}
+src=$dir/src
+lock race-fixes
+
+[ -f "$build/src/stock.stamp" ] || die "no source: run make source"
+[ -f "$top/patches/parts" ] || die "patches/parts is missing"
+last=$(sed -e 's/#.*//' -e '/^ *$/d' "$top/patches/parts" | awk 'NR == 2 { print $2 }')
+need_space "$build" 3000
+
+step race-fixes "${WITHOUT:+without }the part fixes"
+rm -rf "$src.tmp"
+mkdir -p "$dir"
+# By links: patch replaces a file that it changes.
+cp -al "$build/src/stock" "$src.tmp"
+if [ -z "${WITHOUT:-}" ]; then
+	while read -r p; do
+		[[ $p != */"$last" && $p != */[0-9][0-9][0-9][0-9]-"$last" ]] || break
+		patch -d "$src.tmp" -p1 -s -f --posix <"$p" || die "$p does not apply"
+	done < <(series_patches)
+fi
+rm -rf "$src"
+mv "$src.tmp" "$src"
+step_done
+
+KERNEL=stock DEBUG=0 SRC=$src OUT=$dir/kernel "$top/scripts/kernel.sh"
+IMAGE=$dir/kernel/arch/x86/boot/bzImage KERNEL=stock DEBUG=0 TIME=${TIME:-5} \
+	"$top/scripts/race.sh"
