@@ -37,7 +37,7 @@ run()
 	log "[test] $number of $total, $(left): $1, about $likely s"
 	rm -rf "$tmp"
 	mkdir -p "$tmp"
-	timeout -k 10 "$(patience $((4 * $2 + 600)))" "$top/scripts/test.sh" --one "$1" \
+	timeout -k 10 "$(patience $((4 * $2 + 600)))" "$top/scripts/test.sh" -- --one "$1" \
 		</dev/null >"$logs/$1.log" 2>&1 || word=FAIL
 	took=$((SECONDS - began))
 	if [ $word = ok ]; then
