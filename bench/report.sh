@@ -5,6 +5,7 @@
 # the table. RUN is quick or full. The status is 2 if a row is above its limit or has no
 # figure.
 set -euo pipefail
+words='DIR RUN [LIMITS]'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/../scripts/lib.sh"
 

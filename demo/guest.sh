@@ -4,6 +4,7 @@
 # guest. Figures go to OUT/KERNEL.tsv as lines of workload, figure, value; the
 # course of VmPTE goes to OUT/KERNEL-WORKLOAD.csv.
 set -euo pipefail
+words='KERNEL BIN OUT GIB_A GIB_B KEYS'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/../scripts/lib.sh"
 

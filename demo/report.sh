@@ -4,6 +4,7 @@
 # guest.sh measured in both kernels, prints the table and checks it. The status
 # is 2 if a check fails.
 set -euo pipefail
+words='DIR'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/../scripts/lib.sh"
 

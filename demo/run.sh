@@ -4,6 +4,7 @@
 # tables that they hold side by side: BUILD/demo/table.txt, table.md, vmpte.png.
 # SCALE=full takes the 50 GiB of the original report.
 set -euo pipefail
+options='SCALE'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/../scripts/lib.sh"
 

@@ -3,6 +3,7 @@
 # commit-series.sh TREE: commits each line of patches/series to the git tree
 # TREE: its edits and its new files, with the message and author of its patch.
 set -euo pipefail
+words='TREE'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 

@@ -7,6 +7,7 @@
 # asked once a day whether there is a newer one, and what is there serves if Debian
 # cannot be reached. HINT ends the line that says why it failed.
 set -euo pipefail
+words='HINT PACKAGE...'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 

@@ -4,16 +4,19 @@
 # Linux, the kernel list, limits of time.
 
 # What a script takes from a variable NAME of the environment it takes as --name VALUE
-# as well, if it has NAME in "options"; BUILD and VERSION are for all. -h: what it does.
+# as well, if it has NAME in "options"; BUILD and VERSION are for all. Its other arguments
+# are in "words". -h: what it does.
 usage()
 {
 	local name
 	sed -n '3,/^[^#]/s/^# \{0,1\}//p' "$0"
+	printf '%s%s' "${0##*/}" "${words:+ $words}"
 	for name in ${options:-} BUILD VERSION; do
 		name=${name//_/-}
 		printf ' [--%s VALUE]' "${name,,}"
 	done
-	echo " (or $(tr ' ' ',' <<<"${options:+$options }BUILD VERSION") of the environment)"
+	printf '\nAn option may be a variable of the environment as well: %s.\n' \
+		"${options:+$options }BUILD VERSION"
 }
 
 arguments=()
@@ -51,6 +54,14 @@ while [ $# -gt 0 ]; do
 done
 set -- "${arguments[@]}"
 unset arguments
+if [[ ($# -gt 0 && -z ${words:-}) || ($# -eq 0 && ${words:-[} != \[*) ]]; then
+	if [ $# -gt 0 ]; then
+		echo "${0##*/}: $1: takes no argument: -h lists the options" >&2
+	else
+		echo "usage: ${0##*/} $words" >&2
+	fi
+	exit 2
+fi
 
 # The versions of Linux that the series is for, the newest first. patches/ is for the
 # first of them, patches/VERSION holds what differs for another.

@@ -6,6 +6,7 @@
 # each patch, to work in. A hunk that does not apply is left out of its commit and kept
 # in BUILD/VERSION/port.
 set -euo pipefail
+options='LINUX'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 

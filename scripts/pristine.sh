@@ -3,6 +3,7 @@
 # pristine.sh TREE: makes the git tree TREE of the stock source, one commit, tagged
 # "pristine".
 set -euo pipefail
+words='TREE'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 

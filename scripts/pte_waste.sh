@@ -8,6 +8,7 @@
 # Output is kept in BUILD/log.
 set -euo pipefail
 options='IMAGE TIMEOUT'
+words='[native|stock|pte_ref|compare|image]...'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 

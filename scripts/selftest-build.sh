@@ -3,6 +3,7 @@
 # selftest-build.sh NAME: builds tools/testing/selftests/mm/NAME.c, which runs in a
 # guest without libraries, as BUILD/selftest/NAME.
 set -euo pipefail
+words='NAME'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 

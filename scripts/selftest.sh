@@ -6,6 +6,7 @@
 # choose: pte_ref, stock. The output of the program is kept in BUILD/log.
 set -euo pipefail
 options='TIMEOUT'
+words='[pte_ref|stock]...'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 

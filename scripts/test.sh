@@ -5,6 +5,7 @@
 # seconds, a check that would not end in time is skipped, and so is what needs it.
 set -euo pipefail
 options='BUDGET'
+words='[CHECK]...'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 

@@ -3,6 +3,7 @@
 # Prints the directory of virtme-ng, which is Debian's package of a newer suite,
 # unpacked into BUILD/virtme, not installed. VIRTME names a directory or package.
 set -euo pipefail
+options='VIRTME'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 

@@ -957,6 +957,17 @@ static int group_by_waste(const void *x, const void *y)
 	return strcmp(a->cgroup, b->cgroup);
 }
 
+static bool any_counted(void)
+{
+	size_t i;
+
+	for (i = 0; i < nr_processes; i++) {
+		if (counted(&processes[i]))
+			return true;
+	}
+	return false;
+}
+
 static struct group *make_groups(size_t *nr)
 {
 	struct group *groups = NULL;
@@ -1528,10 +1539,9 @@ int main(int argc, char **argv)
 			return 2;
 		}
 	}
-	if (optind < argc) {
-		fputs(help, stderr);
-		return 2;
-	}
+	if (optind < argc)
+		errx(2, "%s: no such argument; a process is -p %s; --help lists all",
+		     argv[optind], argv[optind]);
 	stderr_tty = isatty(STDERR_FILENO);
 	find_features();
 	do {
@@ -1543,7 +1553,8 @@ int main(int argc, char **argv)
 			ts.tv_nsec = (long)((opt.interval - (double)ts.tv_sec) * 1e9);
 			nanosleep(&ts, NULL);
 		}
-	} while (opt.watch);
+		/* Not for ever for processes that are gone. */
+	} while (opt.watch && (!nr_pids || any_counted()));
 	free(pids);
 	return status;
 }
