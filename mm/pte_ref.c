@@ -301,7 +301,7 @@ static void pte_ref_free_object_rcu(struct rcu_head *head)
  * PTE_REF_RETIRED picks one.  Another may still be in here, so the object waits
  * for RCU.
  *
- * Context: the last put, in an RCU read section, below any lock.
+ * Context: the last put, in an RCU read section, under any lock.
  */
 void pte_ref_release(struct percpu_ref *r)
 {
@@ -836,7 +836,7 @@ void __try_to_free_user_ptes(struct mmu_gather *tlb, pmd_t *pmd,
  * Starts the switch to atomic mode of a table in percpu mode that looks empty;
  * the deferred work frees that one, if it is empty, when the switch is over.
  *
- * Context: process context, no page table lock held, may not be called below
+ * Context: process context, no page table lock held, may not be called under
  * rcu_read_lock().  The caller holds mmap_lock or a VMA lock and has an
  * attached VMA in the table's range, or found that VMA under the i_mmap_rwsem
  * that it holds.  Takes no other lock than those of the tables and allocates

@@ -288,7 +288,7 @@ static inline bool pte_ref_empty(pmd_t *pmd)
 /* For the deferred work */
 
 /**
- * pte_ref_unmapped() - the tables of a range went with its VMAs
+ * pte_ref_unmapped() - the tables of a range were freed with its VMAs
  * @mm: the mm
  * @start: first address that was unmapped
  * @end: end of what was unmapped
@@ -347,8 +347,9 @@ static inline void pte_ref_linked(struct mm_struct *mm, pmd_t *pmd)
  * @vmf: a fault of anonymous memory that could map a huge page
  *
  * Without deferred work there would be a table, so a small page would be
- * mapped.  The bit was set before the table went; a fault that sees the one and
- * not the other, which takes a CPU that reorders loads, costs a huge page.
+ * mapped.  The bit was set before the table was unlinked; a fault that sees the
+ * one and not the other, which takes a CPU that reorders loads, costs a huge
+ * page.
  *
  * Context: process context; does not sleep.
  */

@@ -21,11 +21,11 @@
  *
  * Small pages.  Where stock keeps an empty table the next fault maps a small
  * page.  Where the deferred work has freed it a fault must not map a huge one,
- * or memory grows by 2 MiB where 4 KiB of table were saved.  So the work leaves
- * a bit for the table in a struct pte_notes, which it makes for the PMD table,
- * and vmf_wants_small_page() asks for it.  The bit is cleared when a table is
- * linked there, and where stock would free the table: by a zap of its whole
- * range and by munmap().  It moves with mremap() and is copied by fork().
+ * or memory grows by 2 MiB where 4 KiB of table were saved.  So the deferred
+ * work leaves a bit for the table in a struct pte_notes, which it makes for the
+ * PMD table, and vmf_wants_small_page() asks for it.  The bit is cleared when a
+ * table is linked there, and where stock would free the table: by a zap of its
+ * whole range and by munmap().  It moves with mremap() and is copied by fork().
  *
  * Lifetime.  The deferred work is part of its mm and pins nothing of it.  The
  * exit of the mm turns it off and waits for it, at most until it is done with a
@@ -714,7 +714,8 @@ static atomic_t pte_ref_waiters = ATOMIC_INIT(0);
 
 /*
  * Keep all VMAs from being locked, for an mm of which one was locked each time
- * that the work looked.  Killable, so that it is not taken for a hung task.
+ * that the deferred work looked.  Killable, so that it is not taken for a hung
+ * task.
  */
 static bool pte_ref_wait_for_lock(struct mm_struct *mm)
 {

@@ -20,7 +20,8 @@ um=(kmake -C "$tree" O="$build/series-build/um" ARCH=um "CC=$cc" "HOSTCC=$cc" -j
 
 build_um()
 {
-	"${um[@]}" KCONFIG_ALLCONFIG="$top/configs/um.kunitconfig" allnoconfig &&
+	cp "$top/configs/um.kunitconfig" "$build/series-build/um/.config"
+	"${um[@]}" olddefconfig &&
 		"${um[@]}" mm/ arch/um/ kernel/fork.o lib/percpu-refcount.o
 }
 

@@ -927,7 +927,7 @@ static int prepare_collapse_mapped(void)
 	if (!nth_mode)
 		zap_vmas();
 	madvise(vma[0], vma_len, MADV_NOHUGEPAGE);
-	/* Both are mended, a table that maps the huge page and an empty one. */
+	/* Both are fixed, a table that maps the huge page and an empty one. */
 	if (!nth_mode && report->rounds & 1 && check_data())
 		return -1;
 	return madvise(vma[0], vma_len, MADV_HUGEPAGE) ? bad_errno("MADV_HUGEPAGE") : 0;
