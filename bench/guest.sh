@@ -56,7 +56,7 @@ count)
 	say "memory_$possible" /mnt/memory
 	;;
 threads)
-	/mnt/ops threads_one threads_many threads_file gup_fault gup_fault_percpu
+	/mnt/ops threads_one threads_many threads_file threads_gup threads_gup_percpu
 	;;
 turns)
 	for row; do

@@ -594,7 +594,7 @@ static void file_of_two(void)
 	big_file_shared();
 }
 
-static void gup_fault(void)
+static void threads_gup(void)
 {
 	if (madvise(filled, TABLE, MADV_POPULATE_WRITE))
 		err(1, "MADV_POPULATE_WRITE");
@@ -613,7 +613,7 @@ static void file_percpu(void)
 	run_on(0);
 }
 
-static void gup_fault_percpu(void)
+static void threads_gup_percpu(void)
 {
 	long switched = figure("/proc/vmstat", "pte_ref_switch");
 	uint64_t took;
@@ -703,8 +703,8 @@ static const struct row {
 	{ "threads_one",	fresh,		threads_one,	THREAD_TABLES * 512, 7 },
 	{ "threads_many",	fresh,		threads_many,	THREAD_TABLES * 512, 7 },
 	{ "threads_file",	big_file_shared, threads_file,	THREAD_TABLES * 512, 7 },
-	{ "gup_fault",		file_of_two,	gup_fault,	512, 7 },
-	{ "gup_fault_percpu",	file_percpu,	gup_fault_percpu, 512 - MOVES, 7 },
+	{ "threads_gup",		file_of_two,	threads_gup,	512, 7 },
+	{ "threads_gup_percpu",	file_percpu,	threads_gup_percpu, 512 - MOVES, 7 },
 	{ "munmap_256m",	fresh,		munmap_256m,	1, 2 },
 	{ "exit_256m",		fresh,		exit_256m,	1, 2 },
 	{ "munmap_1g",		fresh,		munmap_1g,	1, 2 },
