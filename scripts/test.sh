@@ -344,7 +344,7 @@ check_variants()
 {
 	local first f name dir=$tmp/repo/patches/9.9
 	small_repo
-	sed -i '1,20s/^supported=(\(.*\))/supported=(\1 9.9)/' "$tmp/repo/scripts/lib.sh"
+	sed -i 's/^supported=(\(.*\))/supported=(\1 9.9)/' "$tmp/repo/scripts/lib.sh"
 	[ ! -d "$top/patches/$(version)" ] || cp -a "$top/patches/$(version)" "$dir"
 	sed -i 's/ [^ ]*$/ 9.9.1/' "$tmp/build/src/stock.stamp"
 	sed -i -e 's/^VERSION = .*/VERSION = 9/' -e 's/^PATCHLEVEL = .*/PATCHLEVEL = 9/' \
