@@ -1,9 +1,10 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # Builds mm/ fs/ kernel/ lib/ arch/x86/ after each commit of the series, with
-# CONFIG_FREE_USER_PTE on and off, and mm/ and arch/um/ of UML.
+# CONFIG_FREE_USER_PTE on and off, and mm/ and arch/um/ of UML. TARGETS and UM_TARGETS
+# name fewer.
 set -euo pipefail
-options='TARGETS'
+options='TARGETS UM_TARGETS'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
@@ -15,6 +16,7 @@ use_ccache
 TREE=$tree "$top/scripts/tree.sh"
 mapfile -t commits < <(git -C "$tree" rev-list --reverse pristine..pte_ref)
 trap 'git -C "$tree" checkout -q -f pte_ref' EXIT
+read -ra um_targets <<<"${UM_TARGETS:-mm/ arch/um/ kernel/fork.o lib/percpu-refcount.o}"
 umlog=$build/log/series-build-um.log
 um=(kmake -C "$tree" O="$build/series-build/um" ARCH=um "CC=$cc" "HOSTCC=$cc" -j"$(nproc)")
 
@@ -22,7 +24,7 @@ build_um()
 {
 	cp "$top/configs/um.kunitconfig" "$build/series-build/um/.config"
 	"${um[@]}" olddefconfig &&
-		"${um[@]}" mm/ arch/um/ kernel/fork.o lib/percpu-refcount.o
+		"${um[@]}" "${um_targets[@]}"
 }
 
 n=0
