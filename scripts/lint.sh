@@ -5,6 +5,7 @@
 # the series brings counts.
 set -euo pipefail
 options='JOBS'
+words='[shell]'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
