@@ -100,7 +100,6 @@ static long stuck_ms = 10000;
 #define WHOLE_TABLE	0x02	/* no neighbours */
 #define OWN_FILE	0x04	/* truncate and punch attack its file as well */
 #define EXACT_OWN	0x08	/* a zap of its own memory loses nothing */
-#define EXACT_PUNCH	0x10	/* neither does a hole in its file */
 #define FILLED		0x20	/* its file has data from the start */
 #define MAY_BE_ABSENT	0x40	/* what is lost cannot be read, instead of zero */
 #define NO_POINTS	0x80	/* neither maps nor makes a table */
@@ -337,8 +336,7 @@ static int init_memory(void)
 		return bad_errno("pagemap");
 	lossy = attacker &&
 		((attacker->bit == OWN && !(victim->flags & EXACT_OWN)) ||
-		 (attacker->bit == PUNCH && victim->flags & OWN_FILE &&
-		  !(victim->flags & EXACT_PUNCH)));
+		 (attacker->bit == PUNCH && victim->flags & OWN_FILE));
 	return whole_tables() ? 0 : init_neighbours();
 }
 
@@ -479,7 +477,7 @@ static int check_unreadable(void)
 	int i;
 
 	for (i = 0; i < np; i++)
-		if (peek(word(p, i), &val) != EFAULT)
+		if (peek(word(p, i), &val) != EFAULT && !lossy)
 			return bad("page %d can be read", i);
 	return 0;
 }
@@ -1207,7 +1205,8 @@ static int undo_remap(void)
  * memory, which then read as zero, and drops their uffd-wp and poison markers; it
  * takes the mapping of shared memory but not the data, and no guards, and no uffd-wp
  * markers of shared memory.  PUNCH takes data of the victim's file, if that is
- * attacked (OWN_FILE).
+ * attacked (OWN_FILE), and guards and markers, on any kernel: unmap_mapping_folio()
+ * drops them, if a page was still mapped when truncate looked.
  */
 #define FAULTS	.group = "faults", .attackers = ALL
 #define UFFD	.group = "uffd", .attackers = ALL
@@ -1288,7 +1287,7 @@ static const struct victim victims[] = {
 	}, {
 		.name = "uffd_wp_shared", UFFD, .memory = SHARED, .uffd_mode = WP,
 		.uffd_features = UFFD_FEATURE_WP_HUGETLBFS_SHMEM,
-		.flags = OWN_FILE | EXACT_OWN | EXACT_PUNCH,
+		.flags = OWN_FILE | EXACT_OWN,
 		.op = op_writeprotect, .check = check_writeprotected,
 		.undo = undo_writeprotect,
 #ifdef UFFDIO_RWPROTECT
@@ -1301,7 +1300,7 @@ static const struct victim victims[] = {
 	}, {
 		.name = "mprotect_wp", PROTECT, .memory = SHARED, .uffd_mode = WP,
 		.uffd_features = UFFD_FEATURE_WP_HUGETLBFS_SHMEM,
-		.flags = OWN_FILE | EXACT_OWN | EXACT_PUNCH,
+		.flags = OWN_FILE | EXACT_OWN,
 		.prepare = op_writeprotect, .op = op_mprotect, .check = check_writeprotected,
 		.undo = undo_writeprotect,
 	}, {
@@ -1311,7 +1310,7 @@ static const struct victim victims[] = {
 		.check = check_guard, .undo = undo_guard,
 	}, {
 		.name = "guard_shared", PROTECT, .memory = SHARED,
-		.flags = OWN_FILE | EXACT_OWN | EXACT_PUNCH,
+		.flags = OWN_FILE | EXACT_OWN,
 		.setup = setup_guard, .op = op_advise, .advice = MADV_GUARD_INSTALL,
 		.check = check_guard, .undo = undo_guard,
 	}, {
