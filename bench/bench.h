@@ -65,6 +65,14 @@ static inline void dontneed(char *p, size_t len)
 		err(1, "madvise");
 }
 
+/* A thread that makes a process one of two. */
+static inline void *wait_for_ever(void *unused)
+{
+	for (;;)
+		pause();
+	return unused;
+}
+
 /* The calling thread stays on a CPU. */
 static inline void run_on(int nr)
 {

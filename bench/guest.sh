@@ -9,7 +9,8 @@
 #                         ROW is LOOP_tN_turns (threads) or LOOP_pN_turns (processes)
 #   wall ROUNDS SECONDS ROW...
 #                         time until the memory of an empty table is free, the longest
-#                         fault beside a zap, operations per second, two CPUs; ROW is LOOP_tN (threads) or LOOP_pN (processes)
+#                         fault beside a zap, operations per second, two CPUs; ROW is
+#                         LOOP_tN (threads) or LOOP_pN (processes)
 #   perf FILE ROW...      text of perf stat; FILE.data gets samples of the first row, FILE.txt
 #                         what perf report says of them
 #   mem                   text of perf bench mem

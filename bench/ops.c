@@ -577,13 +577,6 @@ static void threads_file(void)
 	fill_by_two();
 }
 
-static void *wait_for_ever(void *unused)
-{
-	for (;;)
-		pause();
-	return unused;
-}
-
 /* In a process of two threads a fault that is not of user mode holds its table. */
 static void file_of_two(void)
 {

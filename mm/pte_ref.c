@@ -39,12 +39,12 @@
  * A driver that zaps may know less, so its tables are noted.
  *
  * Holders.  pte_tryget() keeps a table linked while its caller is outside the
- * PTL, until pte_put(); see "Holders".  Most tables live and die
- * without a holder.  So the pte_ref of a new ptdesc is pte_ref_none, and the
- * first holder makes a struct pte_ref.  In it is a percpu_ref, of which each
- * holder has one reference, and all populated entries together one: it is zero
- * exactly if the count is.  It is born in atomic mode, and one whose holders
- * come from many CPUs gets percpu counters: see mm/pte_ref_percpu.c.
+ * PTL, until pte_put(); see "Holders".  Most tables live and die without one.
+ * So the pte_ref of a new ptdesc is pte_ref_none, and the first holder makes a
+ * struct pte_ref.  In it is a percpu_ref, of which each holder has one
+ * reference, and all populated entries together one: it is zero exactly if the
+ * count is.  It is born in atomic mode, and one whose holders come from many
+ * CPUs gets percpu counters: see mm/pte_ref_percpu.c.
  *
  * Lock order: mmap_lock, VMA lock or i_mmap_rwsem; PMD lock; PTL.
  * pte_ref_note() takes none, since a count can come to zero under the PTL, with

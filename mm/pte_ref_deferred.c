@@ -664,7 +664,7 @@ static unsigned long pte_ref_find_empty(struct mm_struct *mm, unsigned long addr
 
 /*
  * Free what is empty of the tables of a range in one PMD table.
- * Return: false if some were left because a VMA is locked, or without memory.
+ * Return: false if some were left because a VMA is locked.
  */
 static bool pte_ref_reclaim(struct mm_struct *mm, unsigned long addr,
 			    unsigned long end)
@@ -698,9 +698,6 @@ static bool pte_ref_reclaim(struct mm_struct *mm, unsigned long addr,
 		/* Whatever this VMA is, there may be another, or come one. */
 		if (pmd)
 			nr += pte_ref_free_range(mm, NULL, pmd, addr, last, thp);
-		/* No memory to remember that small pages are to be mapped? */
-		if (pmd && thp && !pte_notes_find(pmd))
-			done = false;
 		pte_ref_unlock_vma(mm, vma);
 		addr = last;
 		cond_resched();

@@ -109,7 +109,7 @@ bool pte_ref_start_switch(struct pte_ref *ref)
  * @gfp: allocation mask for the counters
  *
  * Context: any, if @gfp does not allow to block.
- * Return: 0, or -EBUSY if it was tried before, or -ENOMEM.
+ * Return: 0, or -EBUSY if they were asked for before, or -ENOMEM.
  */
 int pte_ref_to_percpu(struct pte_ref *ref, gfp_t gfp)
 {

@@ -23,10 +23,15 @@ mkdir -p "$dir"
 # By links: patch replaces a file that it changes.
 cp -al "$build/src/stock" "$src.tmp"
 if [ -z "${WITHOUT:-}" ]; then
+	done=
 	while read -r p; do
-		[[ $p != */"$last" && $p != */[0-9][0-9][0-9][0-9]-"$last" ]] || break
+		if [[ $p == */"$last" || $p == */[0-9][0-9][0-9][0-9]-"$last" ]]; then
+			done=1
+			break
+		fi
 		patch -d "$src.tmp" -p1 -s -f --posix <"$p" || die "$p does not apply"
 	done < <(series_patches)
+	[ -n "$done" ] || die "patches/parts names $last, which the series has not"
 fi
 rm -rf "$src"
 mv "$src.tmp" "$src"

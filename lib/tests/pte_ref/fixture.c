@@ -396,7 +396,7 @@ void map_beside(struct table *t, struct table *other)
 
 /* A table that is not linked, to be destroyed by pte_free(). */
 struct pte_ref *make_table(struct table *t, struct ref_watch *w,
-			   pgtable_t *pgtable)
+			   pgtable_t *pgtable, bool entries, bool held)
 {
 	struct pte_ref *ref;
 
@@ -405,6 +405,11 @@ struct pte_ref *make_table(struct table *t, struct ref_watch *w,
 	ref = pte_ref_make(t->mm, t->addr, page_ptdesc(*pgtable));
 	KUNIT_ASSERT_NOT_NULL(t->test, ref);
 	KUNIT_ASSERT_EQ(t->test, watch_start(w, ref), 0);
+	if (entries)
+		set_pte_at(t->mm, t->addr, page_address(*pgtable),
+			   make_entry(t, SWAP, 0));
+	if (held)
+		percpu_ref_get(&ref->ref);
 	return ref;
 }
 

@@ -98,7 +98,7 @@ void link_table(struct table *t);
 void link_beside(struct table *t, struct table *bare);
 void map_beside(struct table *t, struct table *other);
 struct pte_ref *make_table(struct table *t, struct ref_watch *w,
-			   pgtable_t *pgtable);
+			   pgtable_t *pgtable, bool entries, bool held);
 bool is_linked(struct table *t);
 
 /* Its entries */

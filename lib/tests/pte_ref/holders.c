@@ -362,12 +362,7 @@ static void destroyed_with_entries(struct kunit *test)
 	for (mode = 0; mode < 8; mode++) {
 		bool entries = mode & 1, percpu = mode & 2, held = mode & 4;
 
-		ref = make_table(t, &w, &pgtable);
-		if (entries)
-			set_pte_at(t->mm, t->addr, page_address(pgtable),
-				   make_entry(t, SWAP, 0));
-		if (held)
-			percpu_ref_get(&ref->ref);
+		ref = make_table(t, &w, &pgtable, entries, held);
 		KUNIT_EXPECT_EQ(test, pte_ref_read(page_ptdesc(pgtable)),
 				(int)entries + held);
 		if (percpu)

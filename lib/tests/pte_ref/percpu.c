@@ -518,12 +518,7 @@ static void destroyed_during_switch(struct kunit *test)
 		bool entries = mode & 1, held = mode & 2;
 		bool pending;
 
-		ref = make_table(t, &w, &pgtable);
-		if (entries)
-			set_pte_at(t->mm, t->addr, page_address(pgtable),
-				   make_entry(t, SWAP, 0));
-		if (held)
-			percpu_ref_get(&ref->ref);
+		ref = make_table(t, &w, &pgtable, entries, held);
 		KUNIT_EXPECT_EQ(test, pte_ref_to_percpu(ref, GFP_KERNEL), 0);
 		/* Delays the grace period of the switch. */
 		rcu_read_lock();
@@ -552,8 +547,7 @@ static void percpu_after_death(struct kunit *test)
 	struct pte_ref *ref;
 	pgtable_t pgtable;
 
-	ref = make_table(t, &w, &pgtable);
-	percpu_ref_get(&ref->ref);
+	ref = make_table(t, &w, &pgtable, false, true);
 	pte_free(t->mm, pgtable);
 	pte_ref_to_percpu(ref, GFP_KERNEL);
 	pte_put(ref);
