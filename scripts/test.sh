@@ -516,6 +516,20 @@ check_patience()
 }
 
 # What does not fit in the time is skipped, with what needs it, and said so.
+# Each script says what it takes, and takes nothing else.
+check_options()
+{
+	local s
+	while read -r s; do
+		"$s" -h >"$tmp/help"
+		grep -q "^$(basename "$s")" "$tmp/help" || fail "$s -h does not say how it is called"
+		says "no such option" "$s" --nothing
+		grep -q '^words=' "$s" || says "takes no argument" "$s" nothing
+	done < <(grep -l '^# shellcheck source=scripts/lib.sh' "$top"/scripts/*.sh)
+	says "no such option" "$top/scripts/race.sh" --time
+	says "KERNEL=nothing" "$top/scripts/boot.sh" --kernel=nothing --run true
+}
+
 check_budget()
 {
 	BUILD=$tmp/build XDG_CACHE_HOME=$tmp/cache BUDGET=5 \
@@ -603,6 +617,7 @@ checks()
 	cat <<-END
 		packages 30
 		shellcheck 5
+		options 2
 		patience 1
 		pte_waste 3
 		budget 2
