@@ -19,7 +19,7 @@
  *
  * Each of the three bits of pte_ref->state below is set once:
  *
- *	PTE_REF_PERCPU	percpu counters were asked for
+ *	PTE_REF_PERCPU		percpu counters were asked for
  *	PTE_REF_SWITCHING	a switch to atomic mode was started
  *	PTE_REF_SWITCHED	and is over
  */
@@ -50,7 +50,7 @@ bool pte_ref_hides_zero(struct pte_ref *ref)
 {
 	if (pte_ref_is_percpu(ref))
 		return true;
-	/* Atomic again, or still: the first is seen to be switching. */
+	/* If it is atomic again, its switch is seen: the bit was set first. */
 	smp_rmb();
 	return pte_ref_is_switching(ref);
 }
@@ -66,7 +66,7 @@ bool pte_ref_unhide_zero(struct pte_ref *ref)
 {
 	if (unlikely(pte_ref_is_percpu(ref)))
 		pte_ref_start_switch(ref);
-	return pte_ref_is_switching(ref);
+	return pte_ref_hides_zero(ref);
 }
 
 /*
