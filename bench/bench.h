@@ -19,8 +19,22 @@
 
 #define KB		1024UL
 #define MB		(1024UL * KB)
+
+/* A constant where all machines have the same: a load of it would be measured too. */
+#ifdef __x86_64__
 #define PAGE		(4UL * KB)
-#define TABLE		(2UL * MB)	/* what one PTE table maps */
+#else
+static size_t page_size;
+#define PAGE		page_size
+
+static void __attribute__((constructor)) find_page_size(void)
+{
+	page_size = sysconf(_SC_PAGESIZE);
+}
+#endif
+
+#define TABLE		(PAGE * (PAGE / 8))	/* what one PTE table maps */
+#define PAGES		512UL	/* of a table that are used; all if they have 4 KiB */
 
 /* Given to the program itself by those who exec it: do nothing. */
 #define NOTHING		"nothing"

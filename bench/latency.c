@@ -16,7 +16,7 @@
  * latency TABLES walk
  *
  * As the first, twice: one table of so many is emptied (walk_one), then each of the
- * others, by a call for each (walk_all).
+ * others, by a call for each (walk_all).  TABLES are of 4 KiB: there are fewer larger ones.
  *
  * nr_page_table_pages falls when the table goes back to the page allocator; VmPTE
  * would fall a grace period earlier.
@@ -132,7 +132,7 @@ static void walk(int nr)
 	for (int i = 0; i < nr; i++)
 		dontneed(p + i * TABLE, PAGE);
 	/* The upper tables stay. */
-	say_free("walk_all", before + nr / 512 + 8, 10 * NEVER);
+	say_free("walk_all", before + nr / (long)(TABLE / PAGE) + 8, 10 * NEVER);
 	unmap_tables(nr, base);
 }
 
@@ -146,8 +146,8 @@ int main(int argc, char **argv)
 {
 	int rounds = argc > 1 ? atoi(argv[1]) : 0;
 	int percpu = argc > 2 && !strcmp(argv[2], "percpu");
-	int pages = percpu ? 512 : 1;
-	int fd = percpu ? cached_file(TABLE) : -1;
+	int pages = percpu ? PAGES : 1;
+	int fd = percpu ? cached_file(PAGES * PAGE) : -1;
 	double most = 0;
 	pthread_t thread;
 
@@ -158,7 +158,7 @@ int main(int argc, char **argv)
 		return 0;
 	}
 	if (argc > 2 && !strcmp(argv[2], "walk")) {
-		walk(rounds);
+		walk(rounds * 4 * KB / PAGE);
 		return 0;
 	}
 	if (percpu && pthread_create(&thread, NULL, wait_for_ever, NULL))
@@ -170,7 +170,7 @@ int main(int argc, char **argv)
 
 		/* A neighbour, so that no upper table goes. */
 		touch(p + TABLE);
-		if (percpu && mmap(p, TABLE, PROT_READ | PROT_WRITE,
+		if (percpu && mmap(p, PAGES * PAGE, PROT_READ | PROT_WRITE,
 				   MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED)
 			err(1, "mmap of the file");
 		for (int i = 0; i < pages; i++) {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * ops [-r N] [ROW...]: instructions per operation, for a guest in which the time
- * stamp counter counts executed instructions (QEMU TCG with -icount shift=0).
+ * ops [-r N] [ROW...]: instructions per operation, for a guest in which the counter of
+ * the CPU (count()) counts executed instructions (QEMU TCG with -icount shift=0; on arm64
+ * also -cpu max,cntfrq=1000000000).
  * Without a row: all of them.  -r N: N times the rounds, for perf.
  *
  * Prints one line per row: its name and the least that it took in some rounds.
@@ -9,14 +10,16 @@
  */
 #include "bench.h"
 
+#ifdef __x86_64__
 #include <cpuid.h>
+#include <x86intrin.h>
+#endif
 #include <errno.h>
 #include <linux/userfaultfd.h>
 #include <pthread.h>
 #include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
-#include <x86intrin.h>
 
 #define TABLES		64
 #define CALLS		100000
@@ -24,7 +27,6 @@
 #define GROUP		10
 #define GROUP_PAGES	100
 #define THREAD_TABLES	16
-#define GUP_PAGES	512UL
 
 /* <mm/gup_test.h> of the kernel */
 struct gup_test {
@@ -45,10 +47,81 @@ struct uffdio_move {
 #endif
 
 static char *base, *area;	/* TABLES tables of anonymous memory */
-static char *file;		/* a table's worth of a file */
+static char *file;		/* PAGES of a file, but one */
 static uint64_t *shared;	/* seen by children */
 static uint64_t began;		/* a row may move its own start */
 static int times = 1;
+
+#if defined(__x86_64__)
+
+static inline uint64_t count(void)
+{
+	return __rdtsc();
+}
+
+/* Lets QEMU run another CPU. */
+static inline void pause_cpu(void)
+{
+	_mm_pause();
+}
+
+/* As clear_page() does: by bytes if the CPU is said to be good at it. */
+static __attribute__((noinline)) void clear(void *p, size_t len)
+{
+	static int bytes = -1;
+	size_t words = len / 8;
+
+	if (bytes < 0) {
+		unsigned int a, b = 0, c, d;
+
+		__get_cpuid_count(7, 0, &a, &b, &c, &d);
+		bytes = b >> 9 & 1;	/* ERMS */
+	}
+	if (bytes)
+		asm volatile("rep stosb" : "+D" (p), "+c" (len) :
+			     "a" (0L) : "memory");
+	else
+		asm volatile("rep stosq" : "+D" (p), "+c" (words) :
+			     "a" (0L) : "memory");
+}
+
+#elif defined(__aarch64__)
+
+/* Not before what stands before it is done, nor after what follows has begun. */
+static inline uint64_t count(void)
+{
+	uint64_t ticks;
+
+	asm volatile("isb\n\tmrs %0, cntvct_el0\n\tisb" : "=r" (ticks) : : "memory");
+	return ticks;
+}
+
+static inline void pause_cpu(void)
+{
+	asm volatile("yield" : : : "memory");
+}
+
+/* As clear_page() does without FEAT_MOPS: by blocks unless the CPU forbids that. */
+static __attribute__((noinline)) void clear(char *p, size_t len)
+{
+	char *end = p + len;
+	uint64_t id;
+	size_t block;
+
+	asm volatile("mrs %0, dczid_el0" : "=r" (id));
+	if (id & 16) {
+		for (; p < end; p += 16)
+			asm volatile("stp xzr, xzr, [%0]" : : "r" (p) : "memory");
+		return;
+	}
+	block = 4UL << (id & 15);
+	for (; p < end; p += block)
+		asm volatile("dc zva, %0" : : "r" (p) : "memory");
+}
+
+#else
+#error "no counter for this architecture"
+#endif
 
 static char *table(int i)
 {
@@ -87,12 +160,12 @@ static void touch_all(void)
 	touch_tables(TABLES);
 }
 
-static void set_fault_around(const char *bytes)
+static void set_fault_around(size_t pages)
 {
 	const char *path = "/sys/kernel/debug/fault_around_bytes";
 	FILE *f = fopen(path, "w");
 
-	if (!f || fputs(bytes, f) < 0 || fclose(f))
+	if (!f || fprintf(f, "%zu", pages * PAGE) < 0 || fclose(f))
 		err(1, "%s (is debugfs mounted?)", path);
 }
 
@@ -102,9 +175,9 @@ static void map_file(int flags)
 	static int fd = -1;
 
 	if (fd < 0)
-		fd = cached_file(TABLE);
+		fd = cached_file(PAGES * PAGE);
 	keep_one();
-	file = mmap(table(0) + PAGE, TABLE - PAGE, PROT_READ | PROT_WRITE,
+	file = mmap(table(0) + PAGE, (PAGES - 1) * PAGE, PROT_READ | PROT_WRITE,
 		    flags | MAP_FIXED, fd, 0);
 	if (file == MAP_FAILED)
 		err(1, "mmap of the file");
@@ -112,7 +185,7 @@ static void map_file(int flags)
 
 static void file_private(void)
 {
-	set_fault_around("4096");
+	set_fault_around(1);
 	map_file(MAP_PRIVATE);
 }
 
@@ -123,7 +196,7 @@ static void file_shared(void)
 
 static void file_around(void)
 {
-	set_fault_around("65536");
+	set_fault_around(16);
 	map_file(MAP_PRIVATE);
 }
 
@@ -196,7 +269,7 @@ static void table_life(void)
 
 static void zap_table(void)
 {
-	touch_pages(table(1), TABLE);
+	touch_pages(table(1), PAGES * PAGE);
 	dontneed(table(1), TABLE);
 }
 
@@ -221,7 +294,7 @@ static void munmap_populated(size_t len)
 	char *p = map(len, MAP_PRIVATE | MAP_ANONYMOUS, -1);
 
 	touch_pages(p, len);
-	began = __rdtsc();
+	began = count();
 	munmap(p, len);
 }
 
@@ -232,7 +305,7 @@ static void exit_populated(size_t len)
 
 	if (!pid) {
 		touch_pages(map(len, MAP_PRIVATE | MAP_ANONYMOUS, -1), len);
-		*shared = __rdtsc();
+		*shared = count();
 		_exit(0);
 	}
 	if (pid < 0 || waitpid(pid, NULL, 0) != pid)
@@ -287,17 +360,17 @@ static void gup_pages(unsigned long cmd)
 {
 	uint64_t one;
 
-	began = __rdtsc();
+	began = count();
 	gup(cmd, 1);
-	one = __rdtsc() - began;
-	began = __rdtsc() + one;
-	gup(cmd, GUP_PAGES);
+	one = count() - began;
+	began = count() + one;
+	gup(cmd, PAGES);
 }
 
 static void populate(void)
 {
 	fresh();
-	touch_pages(table(0), TABLE);
+	touch_pages(table(0), PAGES * PAGE);
 }
 
 static void gup_slow(void)
@@ -313,12 +386,12 @@ static void gup_fast(void)
 /* From here on a child counts; it has until _exit(). */
 static void child_begins(void)
 {
-	*shared = __rdtsc();
+	*shared = count();
 }
 
 static void child_ends(void)
 {
-	shared[1] = __rdtsc() - *shared;
+	shared[1] = count() - *shared;
 	_exit(0);
 }
 
@@ -335,7 +408,7 @@ static void wait_child(pid_t pid)
 {
 	if (waitpid(pid, NULL, 0) != pid)
 		err(1, "waitpid");
-	began = __rdtsc() - shared[1];
+	began = count() - shared[1];
 }
 
 /* A child writes to the only page of each table: the entry goes and comes. */
@@ -358,7 +431,7 @@ static void child_pages(void)
 
 	if (!pid) {
 		child_begins();
-		for (int i = 0; i < 512; i++)
+		for (int i = 0; i < (int)PAGES; i++)
 			dontneed(table(0) + i * PAGE, PAGE);
 		child_ends();
 	}
@@ -379,8 +452,8 @@ static void mprotect_one(void)
 
 static void mprotect_all(void)
 {
-	protect(table(0), TABLE, PROT_READ);
-	protect(table(0), TABLE, PROT_READ | PROT_WRITE);
+	protect(table(0), PAGES * PAGE, PROT_READ);
+	protect(table(0), PAGES * PAGE, PROT_READ | PROT_WRITE);
 }
 
 /* Is the first page of each table swapped out?  Bit 62 of pagemap says so. */
@@ -406,8 +479,8 @@ static void swap_one(void)
 
 	if (madvise(area, TABLES * TABLE, MADV_PAGEOUT))
 		err(1, "MADV_PAGEOUT");
-	took = __rdtsc() - began;
-	began = swapped_out() ? __rdtsc() - took : 0;
+	took = count() - began;
+	began = swapped_out() ? count() - took : 0;
 }
 
 static void huge_allowed(void)
@@ -433,18 +506,18 @@ static void fault_huge(void)
 
 	for (int i = 0; i < TABLES; i++)
 		*(volatile char *)table(i);
-	took = __rdtsc() - began;
+	took = count() - began;
 	before = faults();
 	for (int i = 0; i < TABLES; i++)
 		*(volatile char *)(table(i) + PAGE);
-	began = faults() - before < TABLES / 2 ? __rdtsc() - took : 0;
+	began = faults() - before < TABLES / 2 ? count() - took : 0;
 }
 
 /* Single pages of a range that is in use are mapped anew, in no order. */
 static void map_fixed(void)
 {
-	for (int i = 0; i < 512; i++) {
-		char *p = table(0) + i * 173 % 512 * PAGE;
+	for (int i = 0; i < (int)PAGES; i++) {
+		char *p = table(0) + i * 173 % (int)PAGES * PAGE;
 
 		if (mmap(p, PAGE, PROT_READ | PROT_WRITE,
 			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != p)
@@ -452,14 +525,14 @@ static void map_fixed(void)
 	}
 }
 
-/* As allocators do with what they were asked for and got back. */
+/* As allocators do with what they were asked for and got back: 40 pages. */
 static void zap_160k(void)
 {
 	for (int i = 0; i < TABLES; i++) {
-		char *p = area + i * 160UL * 1024;
+		char *p = area + i * 40 * PAGE;
 
-		touch_pages(p, 160 * 1024);
-		dontneed(p, 160 * 1024);
+		touch_pages(p, 40 * PAGE);
+		dontneed(p, 40 * PAGE);
 	}
 }
 
@@ -484,7 +557,7 @@ static void uffd_ready(void)
 		close(uffd);
 	uffd = syscall(__NR_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY);
 	reg.range.start = (uintptr_t)table(2);
-	reg.range.len = TABLE;
+	reg.range.len = PAGES * PAGE;
 	if (uffd < 0 || ioctl(uffd, UFFDIO_API, &api) || ioctl(uffd, UFFDIO_REGISTER, &reg))
 		err(1, "userfaultfd");
 }
@@ -494,7 +567,7 @@ static void uffd_move(void)
 	struct uffdio_move move = {
 		.dst = (uintptr_t)table(2),
 		.src = (uintptr_t)table(0),
-		.len = TABLE,
+		.len = PAGES * PAGE,
 	};
 
 	if (ioctl(uffd, UFFDIO_MOVE, &move))
@@ -517,9 +590,9 @@ static void *fill_half(void *arg)
 	run_on(id);
 	pthread_barrier_wait(&barrier);
 	for (size_t t = one_table ? 0 : id; t < THREAD_TABLES; t += tables) {
-		for (size_t i = one_table ? id : 0; i < 512; i += pages) {
+		for (size_t i = one_table ? id : 0; i < PAGES; i += pages) {
 			touch(filled + t * TABLE + i * PAGE);
-			_mm_pause();
+			pause_cpu();
 		}
 	}
 	return NULL;
@@ -537,7 +610,7 @@ static void fill_by_two(void)
 	}
 	/* Both are at the barrier. */
 	usleep(50000);
-	began = __rdtsc();
+	began = count();
 	pthread_barrier_wait(&barrier);
 	for (int i = 0; i < 2; i++)
 		pthread_join(thread[i], NULL);
@@ -563,12 +636,13 @@ static void big_file_shared(void)
 	static int fd = -1;
 
 	if (fd < 0)
-		fd = cached_file(THREAD_TABLES * TABLE);
+		fd = cached_file(THREAD_TABLES * PAGES * PAGE);
 	fresh();
-	filled = mmap(area, THREAD_TABLES * TABLE, PROT_READ | PROT_WRITE,
-		      MAP_SHARED | MAP_FIXED, fd, 0);
-	if (filled == MAP_FAILED)
-		err(1, "mmap of the file");
+	filled = area;
+	for (int i = 0; i < THREAD_TABLES; i++)
+		if (mmap(table(i), PAGES * PAGE, PROT_READ | PROT_WRITE,
+			 MAP_SHARED | MAP_FIXED, fd, i * PAGES * PAGE) == MAP_FAILED)
+			err(1, "mmap of the file");
 }
 
 static void threads_file(void)
@@ -589,7 +663,7 @@ static void file_of_two(void)
 
 static void threads_gup(void)
 {
-	if (madvise(filled, TABLE, MADV_POPULATE_WRITE))
+	if (madvise(filled, PAGES * PAGE, MADV_POPULATE_WRITE))
 		err(1, "MADV_POPULATE_WRITE");
 }
 
@@ -611,36 +685,15 @@ static void threads_gup_percpu(void)
 	long switched = figure("/proc/vmstat", "pte_ref_switch");
 	uint64_t took;
 
-	began = __rdtsc();
-	if (madvise(filled + MOVES * PAGE, TABLE - MOVES * PAGE, MADV_POPULATE_WRITE))
+	began = count();
+	if (madvise(filled + MOVES * PAGE, (PAGES - MOVES) * PAGE, MADV_POPULATE_WRITE))
 		err(1, "MADV_POPULATE_WRITE");
-	took = __rdtsc() - began;
+	took = count() - began;
 	/* That was in percpu mode if a zap now switches it. */
-	dontneed(filled, TABLE);
+	dontneed(filled, PAGES * PAGE);
 	if (switched >= 0 && figure("/proc/vmstat", "pte_ref_switch") == switched)
 		errx(1, "holders of the table were not counted per CPU");
-	began = __rdtsc() - took;
-}
-
-/* As clear_page() does: by bytes if the CPU is said to be good at it. */
-static void clear(size_t len)
-{
-	static int bytes = -1;
-	void *p = table(0);
-	size_t words = len / 8;
-
-	if (bytes < 0) {
-		unsigned int a, b = 0, c, d;
-
-		__get_cpuid_count(7, 0, &a, &b, &c, &d);
-		bytes = b >> 9 & 1;	/* ERMS */
-	}
-	if (bytes)
-		asm volatile("rep stosb" : "+D" (p), "+c" (len) :
-			     "a" (0L) : "memory");
-	else
-		asm volatile("rep stosq" : "+D" (p), "+c" (words) :
-			     "a" (0L) : "memory");
+	began = count() - took;
 }
 
 /*
@@ -651,12 +704,12 @@ static void clear_page(void)
 {
 	uint64_t none;
 
-	clear(0);
-	began = __rdtsc();
-	clear(0);
-	none = __rdtsc() - began;
-	began = __rdtsc() + none;
-	clear(PAGE);
+	clear(table(0), 0);
+	began = count();
+	clear(table(0), 0);
+	none = count() - began;
+	began = count() + none;
+	clear(table(0), PAGE);
 }
 
 static const struct row {
@@ -683,21 +736,21 @@ static const struct row {
 	{ "exec",		fresh,		exec,		1, 40 },
 	{ "fork_purged",	purged,		fork_exit,	1, 10 },
 	{ "cow_one",		touch_all,	cow_one,	TABLES, 10 },
-	{ "child_pages",	populate,	child_pages,	512, 7 },
+	{ "child_pages",	populate,	child_pages,	PAGES, 7 },
 	{ "mprotect_one",	touch_all,	mprotect_one,	TABLES, 7 },
-	{ "mprotect_all",	populate,	mprotect_all,	512, 7 },
+	{ "mprotect_all",	populate,	mprotect_all,	PAGES, 7 },
 	{ "swap_one",		touch_all,	swap_one,	TABLES, 7 },
 	{ "fault_huge",		huge_allowed,	fault_huge,	TABLES, 7 },
-	{ "map_fixed",		populate,	map_fixed,	512, 7 },
+	{ "map_fixed",		populate,	map_fixed,	PAGES, 7 },
 	{ "zap_160k",		keep_one,	zap_160k,	TABLES, 7 },
-	{ "uffd_move",		uffd_ready,	uffd_move,	512, 7 },
-	{ "gup_slow",		populate,	gup_slow,	GUP_PAGES - 1, 7 },
-	{ "gup_fast",		populate,	gup_fast,	GUP_PAGES - 1, 7 },
-	{ "threads_one",	fresh,		threads_one,	THREAD_TABLES * 512, 7 },
-	{ "threads_many",	fresh,		threads_many,	THREAD_TABLES * 512, 7 },
-	{ "threads_file",	big_file_shared, threads_file,	THREAD_TABLES * 512, 7 },
-	{ "threads_gup",		file_of_two,	threads_gup,	512, 7 },
-	{ "threads_gup_percpu",	file_percpu,	threads_gup_percpu, 512 - MOVES, 7 },
+	{ "uffd_move",		uffd_ready,	uffd_move,	PAGES, 7 },
+	{ "gup_slow",		populate,	gup_slow,	PAGES - 1, 7 },
+	{ "gup_fast",		populate,	gup_fast,	PAGES - 1, 7 },
+	{ "threads_one",	fresh,		threads_one,	THREAD_TABLES * PAGES, 7 },
+	{ "threads_many",	fresh,		threads_many,	THREAD_TABLES * PAGES, 7 },
+	{ "threads_file",	big_file_shared, threads_file,	THREAD_TABLES * PAGES, 7 },
+	{ "threads_gup",		file_of_two,	threads_gup,	PAGES, 7 },
+	{ "threads_gup_percpu",	file_percpu,	threads_gup_percpu, PAGES - MOVES, 7 },
 	{ "munmap_256m",	fresh,		munmap_256m,	1, 2 },
 	{ "exit_256m",		fresh,		exit_256m,	1, 2 },
 	{ "munmap_1g",		fresh,		munmap_1g,	1, 2 },
@@ -712,13 +765,18 @@ static void run(const struct row *row)
 		uint64_t took;
 
 		row->prepare();
-		began = __rdtsc();
+		began = count();
 		row->run();
-		took = __rdtsc() - began;
-		if (took < least)
+		took = count() - began;
+		/* Zero: the row says that this round is void. */
+		if (began && took < least)
 			least = took;
 		/* Let what was deferred happen outside of the count. */
 		usleep(50000);
+	}
+	if (least == UINT64_MAX) {
+		fprintf(stderr, "ops: %s: skipped, no round had what it counts\n", row->name);
+		return;
 	}
 	printf("%s %lu\n", row->name, (unsigned long)(least / row->ops));
 	fflush(stdout);
@@ -751,9 +809,9 @@ static void zap_groups(uint64_t *took)
 		for (int t = 0; !nr && t < GROUP; t++)
 			touch_pages(p + t * TABLE, GROUP_PAGES * PAGE);
 		getrusage(RUSAGE_THREAD, &before);
-		start = __rdtsc();
+		start = count();
 		dontneed(page, PAGE);
-		took[calls] = __rdtsc() - start;
+		took[calls] = count() - start;
 		getrusage(RUSAGE_THREAD, &after);
 		if (after.ru_nivcsw == before.ru_nivcsw ||
 		    after.ru_nvcsw != before.ru_nvcsw)

@@ -118,9 +118,9 @@ static void one_table(int id)
 	int end;
 
 	do {
-		for (size_t p = id * PAGE; p < TABLE; p += workers * PAGE)
+		for (size_t p = id * PAGE; p < PAGES * PAGE; p += workers * PAGE)
 			touch(one + p);
-		done(id, TABLE / PAGE / workers);
+		done(id, PAGES / workers);
 		pthread_barrier_wait(&barrier);
 		if (!id) {
 			dontneed(one, TABLE);
@@ -138,9 +138,9 @@ static void many_tables(int id)
 	char *base, *p = map_tables(1, &base);
 
 	while (!stopped()) {
-		touch_pages(p, TABLE);
+		touch_pages(p, PAGES * PAGE);
 		dontneed(p, TABLE);
-		done(id, TABLE / PAGE);
+		done(id, PAGES);
 	}
 	unmap_tables(1, base);
 }

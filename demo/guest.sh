@@ -11,6 +11,8 @@ words='KERNEL BIN OUT GIB_A GIB_B KEYS'
 [ $# -eq 6 ] || die "usage: guest.sh KERNEL BIN OUT GIB_A GIB_B KEYS"
 kernel=$1 bin=$2 out=$3 gib_a=$4 gib_b=$5 keys=$6
 databases=16
+# Of a page, and so of a table.
+page_kb=$(awk '/^KernelPageSize:/ { print $2; exit }' /proc/self/smaps)
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 
@@ -30,8 +32,8 @@ put_system()	# WORKLOAD
 	local slab
 	# Per-CPU deltas of vmstat, folded into the totals.
 	echo 1 >/proc/sys/vm/stat_refresh
-	put "$1" tables "$(awk '$1 == "nr_page_table_pages" { print $2 * 4 }' /proc/vmstat)"
-	slab=$(awk '/^pte_ref/ { kb += $15 * $6 * 4; found = 1 }
+	put "$1" tables "$(awk -v kb="$page_kb" '$1 == "nr_page_table_pages" { print $2 * kb }' /proc/vmstat)"
+	slab=$(awk -v page="$page_kb" '/^pte_ref/ { kb += $15 * $6 * page; found = 1 }
 		END { if (found) print kb }' /proc/slabinfo)
 	case $kernel:$slab in
 	stock:) slab=0 ;;
@@ -49,13 +51,14 @@ put_process()	# WORKLOAD PID
 	put "$1" res "$(kb "/proc/$2/status" VmRSS)"
 	put "$1" end "$(kb "/proc/$2/status" VmPTE)"
 	read -r need _ room < <("$bin/needed" "$2")
-	put "$1" needed $((4 * (need + room)))
+	put "$1" needed $((page_kb * (need + room)))
 	put_system "$1"
 }
 
 loop()	# WORKLOAD GIB PIECE_KIB
 {
 	local pid in peak
+	# Sizes for pages of 4 KiB, see loop.c.
 	step "$kernel" "$1: $2 GiB, MADV_DONTNEED in pieces of $3 KiB"
 	coproc LOOP { exec "$bin/loop" "$2" "$3" "$out/$kernel-$1.csv"; }
 	pid=$LOOP_PID in=${LOOP[1]}
@@ -133,7 +136,7 @@ redis()	# WORKLOAD [refill] VARIABLE=VALUE...
 	rss=$(kb /proc/$pid/status VmRSS)
 	top=$(kb /proc/$pid/status VmPTE)
 	read -r _ upper _ < <("$bin/needed" $pid)
-	tables=$((top / 4 - upper))
+	tables=$((top / page_kb - upper))
 	put "$name" top "$top"
 	put "$name" pte_top $tables
 	log "[$kernel] filled: RES $rss kB, VmPTE $top kB"
@@ -156,8 +159,10 @@ redis()	# WORKLOAD [refill] VARIABLE=VALUE...
 		put "$name" huge "$(kb /proc/$pid/smaps_rollup AnonHugePages)"
 		huge_pages madvise
 	else
-		[ $tables -gt "$need" ] || die "no table of redis-server became empty"
-		put "$name" empty $((tables - need))
+		# Of 64 KiB it may have one that maps all of its memory.
+		[ $tables -gt "$need" ] || [ "$page_kb" -gt 4 ] ||
+			die "no table of redis-server became empty"
+		put "$name" empty $((tables > need ? tables - need : 0))
 	fi
 
 	kill $pid
@@ -174,6 +179,7 @@ redis()	# WORKLOAD [refill] VARIABLE=VALUE...
 }
 
 : >"$out/$kernel.tsv"
+put all page "$page_kb"
 echo 1 >/proc/sys/vm/overcommit_memory
 put_system idle
 loop a "$gib_a" 2048

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 # Draws dir/vmpte.png: VmPTE of each workload over its course, both kernels.
-# Variables: dir, gib_a, gib_b.
+# Variables: dir, gib_a, gib_b, for pages of 4 kB; page_kb, and how much larger a table is.
 set terminal pngcairo size 1500,900 font "sans,12"
 set output dir."/vmpte.png"
 set datafile separator ","
@@ -15,13 +15,14 @@ set style line 2 linewidth 2.5 linecolor rgb "#1b6ca8"
 file(kernel, workload) = dir."/".kernel."-".workload.".csv"
 
 set ylabel "VmPTE, MiB"
-top = gib_b * 2
+top = gib_b * page_kb / 2.0
+size(kib) = kib < 1024 ? sprintf("%d KiB", kib) : sprintf("%d MiB", kib / 1024)
 set xlabel "seconds"
 set xrange [0:*]
 set yrange [0:top * 1.25]
 do for [w in "a b64 b4"] {
-	gib = w eq "a" ? gib_a : gib_b
-	piece = w eq "a" ? "2 MiB" : w eq "b64" ? "64 KiB" : "4 KiB"
+	gib = larger * (w eq "a" ? gib_a : gib_b)
+	piece = size(larger * (w eq "a" ? 2048 : w eq "b64" ? 64 : 4))
 	set title sprintf("(%s) %d GiB touched, freed in pieces of %s", w[1:1], gib, piece)
 	plot file("stock", w) using 2:($3 / 1024) with lines linestyle 1 title "stock", \
 	     file("pte_ref", w) using 2:($3 / 1024) with lines linestyle 2 title "pte\\_ref"
@@ -47,7 +48,7 @@ set style fill solid noborder
 set xrange [-0.5:4.5]
 set yrange [0:top * 1.25]
 end(kernel) = "< awk -F'\\t' '$2 == \"end\"' ".dir."/".kernel.".tsv"
-name(w) = w[1:1] eq "b" ? "(b) ".w[2:*]." KiB" : w eq "a" ? "(a)" : w
+name(w) = w[1:1] eq "b" ? "(b) ".size(larger * w[2:*]) : w eq "a" ? "(a)" : w
 plot end("stock") using ($3 / 1024):xtic(name(stringcolumn(1))) linestyle 1 title "stock", \
      end("pte_ref") using ($3 / 1024) linestyle 2 title "pte\\_ref"
 unset multiplot

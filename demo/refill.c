@@ -4,7 +4,9 @@
  *
  * Touch 256 MiB of fresh memory, where huge pages may be had (with "advise" it asks for
  * them), give it back in pieces of 64 KiB, then touch one page in each 2 MiB: what an
- * allocator does that gives back a lot and needs a little again.
+ * allocator does that gives back a lot and needs a little again. If pages have more than
+ * 4 KiB a table, and a huge page, has more than 2 MiB: then it is one page in each table,
+ * and so much memory that there are two of them at least.
  *
  * Prints VmRSS, AnonHugePages and VmPTE in kB when the memory was touched, when it was
  * given back, and in the end. Then the process stays, to be looked at, until stdin ends.
@@ -13,10 +15,8 @@
 #include <sys/mman.h>
 #include "status.h"
 
-#define TABLE	(2UL << 20)
 #define SIZE	(256UL << 20)
 #define PIECE	(64UL << 10)
-#define PAGE	4096UL
 
 /* Of the whole process, from a file that has it after "KEY:". */
 static long kb_of(const char *file, const char *key)
@@ -44,30 +44,31 @@ static void say(void)
 
 int main(int argc, char **argv)
 {
-	size_t off;
+	size_t page = page_size(), table = page * (page / 8), off;
+	size_t size = SIZE < 2 * table ? 2 * table : SIZE;
 	char *mem;
 
 	if (argc > 2 || (argc == 2 && strcmp(argv[1], "advise")))
 		errx(1, "usage: refill [advise]");
-	mem = mmap(NULL, SIZE + TABLE, PROT_READ | PROT_WRITE,
+	mem = mmap(NULL, size + table, PROT_READ | PROT_WRITE,
 		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (mem == MAP_FAILED)
 		err(1, "mmap");
-	mem = (char *)(((unsigned long)mem + TABLE - 1) & ~(TABLE - 1));
-	if (argc == 2 && madvise(mem, SIZE, MADV_HUGEPAGE))
+	mem = (char *)(((unsigned long)mem + table - 1) & ~(table - 1));
+	if (argc == 2 && madvise(mem, size, MADV_HUGEPAGE))
 		err(1, "MADV_HUGEPAGE");
 
-	for (off = 0; off < SIZE; off += PAGE)
+	for (off = 0; off < size; off += page)
 		mem[off] = 1;
 	say();
-	for (off = 0; off < SIZE; off += PIECE) {
+	for (off = 0; off < size; off += PIECE) {
 		if (madvise(mem + off, PIECE, MADV_DONTNEED))
 			err(1, "MADV_DONTNEED");
 	}
 	/* Tables may be freed a little later. */
 	sleep_ms(1000);
 	say();
-	for (off = 0; off < SIZE; off += TABLE)
+	for (off = 0; off < size; off += table)
 		mem[off] = 1;
 	say();
 	putchar('\n');

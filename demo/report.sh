@@ -21,20 +21,28 @@ done
 # shellcheck source=/dev/null
 . "$dir/sizes"
 
+# Of a page, and so of a table; with larger pages loop.c takes as much more.
+page_kb=$(awk -F'\t' '$1 == "all" && $2 == "page" { print $3 }' "$dir/stock.tsv")
+larger=$((page_kb * page_kb / 16))
+
 # Tables that redis gave back, of those that became empty.
 for k in stock pte_ref; do
 	awk -F'\t' -v OFS='\t' '{ print; v[$1, $2] = $3 }
+		$1 == "all" && $2 == "page" { page = $3 }
 		$2 == "empty" {
-			given = (v[$1, "top"] - v[$1, "end"]) / 4
+			given = (v[$1, "top"] - v[$1, "end"]) / page
 			print $1, "given", given
-			print $1, "percent", int(100 * given / $3)
+			print $1, "percent", $3 ? int(100 * given / $3) : "none"
 		}' "$dir/$k.tsv" >"$dir/$k.figures"
 done
 
 # Rows: heading, stock, pte_ref, separated by tabs; a workload has no figures.
-rows=$(awk -F'\t' -v gib_a="$GIB_A" -v gib_b="$GIB_B" -v keys="$KEYS" '
+rows=$(awk -F'\t' -v gib_a="$GIB_A" -v gib_b="$GIB_B" -v keys="$KEYS" -v page="$page_kb" -v larger="$larger" '
 	FNR == NR { stock[$1, $2] = $3; next }
 	{ ref[$1, $2] = $3 }
+	function size(kib) {
+		return kib < 1024 ? kib " KiB" : kib < 1048576 ? kib / 1024 " MiB" : kib / 1048576 " GiB"
+	}
 	function row(w, f, text) {
 		if (!((w, f) in stock) || !((w, f) in ref))
 			exit missing = 1
@@ -81,12 +89,18 @@ rows=$(awk -F'\t' -v gib_a="$GIB_A" -v gib_b="$GIB_B" -v keys="$KEYS" '
 		high = "VmPTE at its highest, kB"
 		print "guest before the workloads"
 		system_rows("idle")
-		workload("a", "(a) " gib_a " GiB touched and freed in pieces of 2 MiB", high)
-		workload("b64", "(b) " gib_b " GiB touched and freed in pieces of 64 KiB", high)
-		workload("b4", "(b) " gib_b " GiB touched and freed in pieces of 4 KiB", high)
+		if (larger > 1)
+			print "(a), (b): a page of each " size(4 * larger) " is touched"
+		gib_a *= larger
+		gib_b *= larger
+		workload("a", "(a) " gib_a " GiB touched and freed in pieces of " size(2048 * larger), high)
+		workload("b64", "(b) " gib_b " GiB touched and freed in pieces of " size(64 * larger), high)
+		workload("b4", "(b) " gib_b " GiB touched and freed in pieces of " size(4 * larger), high)
 		redis("jemalloc", "(c) redis-server, jemalloc, " keys " keys, flushed")
 		redis("tcmalloc", "(c) redis-server, tcmalloc, " keys " keys, flushed")
-		refill("thp_always", "(d) 256 MiB freed in pieces of 64 KiB, a page of each 2 MiB touched, huge pages always")
+		table = 2048 * larger
+		all = 2 * table > 262144 ? 2 * table : 262144
+		refill("thp_always", "(d) " all / 1024 " MiB freed in pieces of 64 KiB, a page of each " size(table) " touched, huge pages always")
 		refill("thp_madvise", "(d) the same, huge pages by madvise()")
 		redis_again("jemalloc_thp", "(d) redis-server, jemalloc, huge pages always, filled, flushed, a quarter filled again")
 		redis_again("tcmalloc_thp", "(d) redis-server, tcmalloc, huge pages always, filled, flushed, a quarter filled again")
@@ -102,7 +116,7 @@ awk -F'\t' 'BEGIN { print "| | stock | pte_ref |\n|---|---:|---:|" }
 	{ sub(/^ */, ""); print "| " $1 " | " $2 " | " $3 " |" }' <<<"$rows" >"$dir/table.md"
 cat "$dir/table.txt"
 
-gnuplot -e "dir='$dir'; gib_a=$GIB_A; gib_b=$GIB_B" "$here/plot.gp" ||
+gnuplot -e "dir='$dir'; gib_a=$GIB_A; gib_b=$GIB_B; page_kb=$page_kb; larger=$larger" "$here/plot.gp" ||
 	die "gnuplot failed"
 
 value()	# KERNEL WORKLOAD FIGURE
@@ -117,17 +131,26 @@ check()	# TEXT VALUE RELATION LIMIT UNIT
 	printf '%-6s  %s: %s, limit %s\n' "$verdict" "$1" "$2${5:+ $5}" "$4"
 }
 
+skip()	# TEXT REASON
+{
+	printf 'skipped %s: %s\n' "$@"
+}
+
 checks()
 {
-	local w k limit=200 status
-	# PMD tables, 4 kB for each GiB, are not pte_ref's to free.
-	[ "$GIB_A" -le 32 ] || limit=$((72 + 4 * GIB_A))
+	local w k limit=$((50 * page_kb)) status less
+	# PMD tables, one for each GiB at most, are not pte_ref's to free.
+	[ "$GIB_A" -le 32 ] || limit=$(((18 + GIB_A) * page_kb))
 	check "(a) VmPTE with pte_ref" "$(value pte_ref a end)" -le $limit kB
 	for w in b64 b4; do
-		check "(b) VmPTE with pte_ref, ${w#b} KiB pieces (5 % of stock)" \
+		check "(b) VmPTE with pte_ref, $((${w#b} * larger)) KiB pieces (5 % of stock)" \
 			"$(value pte_ref $w end)" -le $(($(value stock $w end) / 20)) kB
 	done
 	for w in jemalloc tcmalloc; do
+		if [ "$(value pte_ref $w percent)" = none ]; then
+			skip "(c) tables given back by pte_ref, $w" "none became empty"
+			continue
+		fi
 		check "(c) tables given back by pte_ref, $w" \
 			"$(value pte_ref $w percent)" -ge 90 %
 	done
@@ -137,14 +160,25 @@ checks()
 			check "(d) huge pages of $k when touched, $w" "$(value $k $w huge_top)" -ge 200000 kB
 		done
 		for w in jemalloc_thp tcmalloc_thp; do
-			check "(d) huge pages of $k when filled again, $w" "$(value $k $w huge)" -ge 2048 kB
+			if [ "$page_kb" -gt 16 ]; then
+				skip "(d) huge pages of $k when filled again, $w" "redis-server is smaller than one"
+				continue
+			fi
+			check "(d) huge pages of $k when filled again, $w" "$(value $k $w huge)" -ge $((2048 * larger)) kB
 		done
 	done
+	# Larger huge pages are so few that the other tables outweigh theirs.
+	less=$((page_kb * (larger < 64 ? 64 / larger : 1)))
 	for w in thp_always thp_madvise; do
 		check "(d) RES in the end with pte_ref, $w (102 % of stock)" \
 			"$(value pte_ref $w res)" -le $(($(value stock $w res) * 102 / 100)) kB
-		check "(d) VmPTE when given back, $w (half of stock)" \
-			"$(value pte_ref $w purged)" -le $(($(value stock $w purged) / 2)) kB
+		if [ "$larger" -eq 1 ]; then
+			check "(d) VmPTE when given back, $w (half of stock)" \
+				"$(value pte_ref $w purged)" -le $(($(value stock $w purged) / 2)) kB
+		else
+			check "(d) VmPTE when given back, $w (stock without half of the tables)" \
+				"$(value pte_ref $w purged)" -le $(($(value stock $w purged) - less)) kB
+		fi
 	done
 	for w in jemalloc_thp tcmalloc_thp; do
 		check "(d) RES when filled again with pte_ref, $w (102 % of stock)" \

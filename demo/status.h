@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* What the demo's programs read from /proc/PID/status. */
+/* What the demo's programs share: the page size, lines of /proc/PID/status, time. */
 #ifndef DEMO_STATUS_H
 #define DEMO_STATUS_H
 
@@ -8,6 +8,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
+
+static inline size_t page_size(void)
+{
+	return (size_t)sysconf(_SC_PAGESIZE);
+}
 
 /* The figure in kB of a line such as "VmPTE:", -1 once the process is gone. */
 static inline long status_kb(const char *pid, const char *key)

@@ -1393,17 +1393,29 @@ static int measure(const pid_t *pids, size_t nr_pids)
 
 /* ---- the kernel and its options ---- */
 
-/* The levels follow from the size of the address space, at whose end the stack is. */
+/*
+ * The levels follow from the size of the address space, at whose end the stack is.
+ * arm64 with 52 bits has the stack below the rest, and more levels than one with 47 if
+ * pages have 16 KiB: there ask for an address above.
+ */
 static void find_geometry(void)
 {
 	int page_bits = 0, table_bits, address_bits, levels;
 	u64 here = (u64)(uintptr_t)&page_bits;
+	void *high;
 
 	page_size = (u64)sysconf(_SC_PAGESIZE);
 	entries = page_size / sizeof(u64);
 	pte_span = page_size * entries;
 	pmd_span = pte_span * entries;
 	pud_span = pmd_span * entries;
+	high = mmap((void *)(uintptr_t)BIT_ULL(51), page_size, PROT_NONE,
+		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (high != MAP_FAILED) {
+		if ((u64)(uintptr_t)high > here)
+			here = (u64)(uintptr_t)high;
+		munmap(high, page_size);
+	}
 	while (page_size >> (page_bits + 1))
 		page_bits++;
 	table_bits = page_bits - 3;

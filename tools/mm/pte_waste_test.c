@@ -13,6 +13,9 @@
  *
  * Counts are differences to a measurement before, and so concern the mapping of the
  * case alone.  The program allocates nothing meanwhile.
+ *
+ * With larger pages a table maps much more, and cases take as many tables and as many
+ * pages of each as with 4 KiB, where a table has 512 pages: "piece" is a 512th of a table.
  */
 #define _GNU_SOURCE
 #include <err.h>
@@ -57,7 +60,16 @@
 #define ARRAY_SIZE(a)	(sizeof(a) / sizeof((a)[0]))
 #define GIB		0x40000000UL
 
-static size_t page, span, upper;
+/* An address that only the largest address spaces have. */
+#ifdef __aarch64__
+#define HIGHEST		"52_bits"
+#define HIGH_ADDRESS	0xc000000000000UL
+#else
+#define HIGHEST		"57_bits"
+#define HIGH_ADDRESS	0xf0000000000000UL
+#endif
+
+static size_t page, piece, span, upper;
 static const char *tool;
 static bool pte_ref;
 static char output[1 << 20];
@@ -282,12 +294,12 @@ static void look(const char *p, size_t len, size_t step)
 }
 
 /* Piece by piece: stock frees a table if one madvise() covers all of it. */
-static void give_back(char *p, size_t len, size_t piece)
+static void give_back(char *p, size_t len, size_t step)
 {
 	size_t i;
 
-	for (i = 0; i < len; i += piece) {
-		if (madvise(p + i, piece, MADV_DONTNEED))
+	for (i = 0; i < len; i += step) {
+		if (madvise(p + i, step, MADV_DONTNEED))
 			err(1, "MADV_DONTNEED");
 	}
 }
@@ -317,7 +329,10 @@ static const char *full_tables(void)
 	struct counts c;
 
 	before();
-	touch(p, 8 * span, page);
+	/* Between the pieces the zero page. */
+	if (piece > page)
+		look(p, 8 * span, page);
+	touch(p, 8 * span, piece);
 	c = since();
 	EQUAL("pte", c.pte, 8);
 	EQUAL("waste", c.waste, 0);
@@ -334,8 +349,8 @@ static const char *empty_tables(void)
 	struct counts c;
 
 	before();
-	touch(p, (nr + 1) * span, page * 8);
-	give_back(p, nr * span, page);
+	touch(p, (nr + 1) * span, piece * 8);
+	give_back(p, nr * span, piece);
 	settle(base.vmpte + 2);
 	c = since();
 	EQUAL("pte", c.pte, 1);
@@ -359,7 +374,7 @@ static const char *all_empty(void)
 	touch(p, nr * span, span);
 	c = since();
 	uppers = c.vmpte - nr;
-	give_back(p, nr * span, page);
+	give_back(p, nr * span, piece);
 	settle(base.vmpte + uppers);
 	c = since();
 	EQUAL("waste", c.waste, pte_ref ? uppers : nr + uppers);
@@ -377,9 +392,9 @@ static const char *zero_tables(void)
 	struct counts c;
 
 	before();
-	look(p, 5 * span, page * 3);
+	look(p, 5 * span, piece * 3);
 	/* One page of memory, and it is no longer a table of the zero page. */
-	look(p + 5 * span, 2 * span, page);
+	look(p + 5 * span, 2 * span, piece);
 	touch(p + 5 * span, 2 * span, span);
 	c = since();
 	EQUAL("pte", c.pte, 7);
@@ -410,7 +425,8 @@ static const char *sparse_tables(void)
 
 static const char *huge_pages(void)
 {
-	const long nr = 4;
+	/* One of 512 MiB is much. */
+	const long nr = span < GIB / 2 ? 4 : 1;
 	char *p = map((nr + 1) * span);
 	struct counts c;
 	long kb = 0;
@@ -452,7 +468,7 @@ static const char *huge_zero_page(void)
 		return "no huge zero page";
 	}
 	before();
-	look(p, 2 * span, page);
+	look(p, 2 * span, piece);
 	touch(p + 2 * span, page, page);
 	c = since();
 	/* Deposited or of small pages: a table each. */
@@ -464,13 +480,15 @@ static const char *huge_zero_page(void)
 
 static const char *hugetlb_pages(void)
 {
-	const long nr = 3;
 	struct counts c;
-	long pages = 0;
+	long pages = 0, kb = 0, nr;
 	char *p;
 
-	if (!figure_of("/proc/meminfo", "HugePages_Free:", &pages) || pages < nr)
+	if (!figure_of("/proc/meminfo", "HugePages_Free:", &pages) || !pages)
 		return "no free hugetlb pages";
+	if (!figure_of("/proc/meminfo", "Hugepagesize:", &kb) || kb * 1024 != (long)span)
+		return "hugetlb pages are not of the size of a table";
+	nr = pages < 3 ? pages : 3;
 	p = map_at(nr * span, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB,
 		   -1, upper);
 	before();
@@ -480,7 +498,7 @@ static const char *hugetlb_pages(void)
 	EQUAL("deposited", c.deposit, 0);
 	EQUAL("waste", c.waste, 0);
 	EQUAL("upper tables", c.pmd + c.pud, c.vmpte);
-	EXPECT(c.pmd == 1, "pmd is %ld", c.pmd);
+	EXPECT(c.pmd == (upper > span), "pmd is %ld", c.pmd);
 	munmap(p, nr * span);
 	return NULL;
 }
@@ -551,7 +569,7 @@ static const char *shared_and_file(void)
 	EQUAL("deposited", c.deposit, 0);
 	EQUAL("waste", c.waste, 0);
 	/* Truncated: the entries of all but the first two tables go. */
-	touch(file, 6 * span, page);
+	touch(file, 6 * span, piece);
 	if (ftruncate(fd, (off_t)(2 * span)))
 		err(1, "truncate");
 	settle(base.vmpte + c.vmpte - 4);
@@ -617,7 +635,7 @@ static const char *at_address(uintptr_t where)
 	madvise(p, 4 * span, MADV_NOHUGEPAGE);
 	before();
 	touch(p, 4 * span, span);
-	give_back(p, 2 * span, page);
+	give_back(p, 2 * span, piece);
 	settle(base.vmpte + 4);
 	c = since();
 	EQUAL("pte", c.pte, 2);
@@ -633,9 +651,9 @@ static const char *bits_47(void)
 	return at_address(0x600000000000UL);
 }
 
-static const char *bits_57(void)
+static const char *highest(void)
 {
-	return at_address(0xf0000000000000UL);
+	return at_address(HIGH_ADDRESS);
 }
 
 static double now(void)
@@ -646,10 +664,10 @@ static double now(void)
 	return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
 }
 
-/* The same pages in each: 2 MiB of memory are enough. */
+/* The same 512 pages again and again: 2 MiB of memory are enough, with pages of 4 KiB. */
 static const char *many_tables(void)
 {
-	const size_t nr = 8000;
+	const size_t len = 512 * page, nr = 8000 * len / span;
 	struct counts c;
 	double start;
 	char *p, *q;
@@ -657,12 +675,12 @@ static const char *many_tables(void)
 	int fd;
 
 	fd = memfd_create("pte_waste_test", 0);
-	if (fd < 0 || ftruncate(fd, (off_t)span))
+	if (fd < 0 || ftruncate(fd, (off_t)len))
 		err(1, "memfd");
 	p = map(nr * span);
 	before();
-	for (i = 0; i < nr; i++) {
-		q = mmap(p + i * span, span, PROT_READ | PROT_WRITE,
+	for (i = 0; i < nr * span / len; i++) {
+		q = mmap(p + i * len, len, PROT_READ | PROT_WRITE,
 			 MAP_SHARED | MAP_FIXED | MAP_POPULATE, fd, 0);
 		if (q == MAP_FAILED)
 			err(1, "mapping %zu", i);
@@ -748,8 +766,8 @@ static const char *shared_table(void)
 	if (mprotect(p + span / 2, span, PROT_READ))
 		err(1, "mprotect");
 	before();
-	touch(p, span / 2, page);
-	look(p + span / 2, span, page);
+	touch(p, span / 2, piece);
+	look(p + span / 2, span, piece);
 	c = since();
 	EQUAL("pte", c.pte, 2);
 	EQUAL("zero", c.zero, c.zero_known ? 1 : 0);
@@ -781,7 +799,7 @@ static const char *nothing_faulted(void)
 	struct counts c;
 	size_t i;
 
-	touch(p, 2 * span, page * 2);
+	touch(p, 2 * span, piece * 2);
 	/* fork() write-protects and clears; soft-dirty bits are set by writes. */
 	before();
 	entry[0] = pagemap_of(p);
@@ -878,7 +896,7 @@ static const char *busy_processes(void)
 			child = fork();
 			if (!child) {
 				p = map(8 * span);
-				touch(p, 8 * span, page * 32);
+				touch(p, 8 * span, piece * 32);
 				munmap(p, 4 * span);
 				_exit(0);
 			}
@@ -996,53 +1014,57 @@ static void predicted(const char *name, int vmas, long kept)
 
 static void predict(void)
 {
-	const size_t len = 512 * span, big = 3 * GIB;
+	/* 32 pages in each of them are to fit into memory. */
+	const size_t nr = page > 16384 ? 128 : 512;
+	const size_t len = nr * span, third = len / 8, big = 3 * upper;
 	unsigned int seed = 1;
+	size_t i, step;
 	char *p[4];
-	size_t i;
 	int fd;
 
 	p[0] = map(len);
 	before();
-	touch(p[0], len, page * 16);
-	give_back(p[0], len, page * 16);
+	touch(p[0], len, piece * 16);
+	give_back(p[0], len, piece * 16);
 	predicted("pieces", 1, 2);
 	munmap(p[0], len);
 
 	/* One page of each eighth table stays. */
 	p[0] = map(len);
 	before();
-	touch(p[0], len, page * 16);
-	for (i = 0; i < len; i += page * 16) {
+	touch(p[0], len, piece * 16);
+	for (i = 0; i < len; i += piece * 16) {
 		if (i % (8 * span))
-			give_back(p[0] + i, page * 16, page * 16);
+			give_back(p[0] + i, piece * 16, piece * 16);
 	}
-	predicted("an_eighth", 1, 66);
+	predicted("an_eighth", 1, (long)nr / 8 + 2);
 	munmap(p[0], len);
 
 	/* In any order, from three mappings. */
 	before();
 	for (i = 0; i < 3; i++) {
-		p[i] = map(64 * span);
-		touch(p[i], 64 * span, page * 16);
+		p[i] = map(third);
+		touch(p[i], third, piece * 16);
 		/* Apart, so that they are not one mapping. */
 		mprotect(p[i], page, PROT_READ);
 	}
-	for (i = 0; i < 40000; i++) {
+	for (i = 0; i < 40000 * nr / 512; i++) {
 		seed = seed * 1103515245 + 12345;
-		give_back(p[seed >> 8 & 1] + (seed >> 9) % (64 * span / page) * page, page, page);
+		give_back(p[seed >> 8 & 1] + (seed >> 9) % (third / piece) * piece, piece, piece);
 	}
-	give_back(p[2], 64 * span, page);
+	give_back(p[2], third, piece);
 	predicted("three_mappings", 6, 0);
 	for (i = 0; i < 3; i++)
-		munmap(p[i], 64 * span);
+		munmap(p[i], third);
 
-	/* A table and a PMD table each: as much as can be in doubt. */
+	/* Tables in three PMD tables: as much as can be in doubt. */
 	p[0] = map(big);
 	before();
-	touch(p[0], big, span);
-	give_back(p[0], big, page * 64);
-	predicted("three_GiB", 1, 4);
+	step = upper > span ? upper / 512 : span;
+	touch(p[0], big, step);
+	for (i = 0; i < big; i += step)
+		give_back(p[0] + i, span, span / 8);
+	predicted("three_PMD_tables", 1, 4);
 	munmap(p[0], big);
 
 	fd = memfd_create("pte_waste_test", 0);
@@ -1053,7 +1075,7 @@ static void predict(void)
 	touch(p[0], len, span);
 	if (fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, (off_t)len / 2))
 		err(1, "hole");
-	predicted("hole", 1, 258);
+	predicted("hole", 1, (long)nr / 2 + 2);
 	munmap(p[0], len);
 	close(fd);
 }
@@ -1078,7 +1100,7 @@ static const struct {
 	{ "shared_and_file", shared_and_file, false },
 	{ "uffd_wp", uffd_wp, false },
 	{ "47_bits", bits_47, false },
-	{ "57_bits", bits_57, false },
+	{ HIGHEST, highest, false },
 	{ "sparse_tebibyte", sparse_tebibyte, false },
 	{ "many_tables", many_tables, false },
 	{ "hidden_entries", hidden_entries, false },
@@ -1109,15 +1131,20 @@ static int run_self(const char *what)
 
 static void first_process(void)
 {
+	long nr = 8, total = 0, kb = 0;
 	FILE *f;
 
 	mkdir("/proc", 0755);
 	mkdir("/sys", 0755);
 	if (mount("proc", "/proc", "proc", 0, NULL) || mount("sysfs", "/sys", "sysfs", 0, NULL))
 		err(1, "mount");
+	/* Of 2 MiB; of larger ones a quarter of memory at most. */
+	if (figure_of("/proc/meminfo", "MemTotal:", &total) &&
+	    figure_of("/proc/meminfo", "Hugepagesize:", &kb) && kb > 0 && total / 4 / kb < nr)
+		nr = total / 4 / kb;
 	f = fopen("/proc/sys/vm/nr_hugepages", "w");
 	if (f) {
-		fputs("8\n", f);
+		fprintf(f, "%ld\n", nr);
 		fclose(f);
 	}
 	printf("# status %d\n", run_self(NULL) | run_self("predict"));
@@ -1141,7 +1168,11 @@ int main(int argc, char **argv)
 	tool = argv[1];
 	page = (size_t)sysconf(_SC_PAGESIZE);
 	span = page * page / 8;
+	piece = span / 512;
 	upper = span * page / 8;
+	/* With two levels there are no PMD tables. */
+	if ((uintptr_t)&old < upper)
+		upper = span;
 	/* What the measuring itself uses is there before the first one. */
 	memset(output, 1, sizeof(output));
 	before();
