@@ -7,14 +7,15 @@ MAKEFLAGS += --no-print-directory
 
 # BUILD: everything that is generated goes there.
 BUILD ?= $(CURDIR)/build
-# VERSION chooses a version of Linux, ARCH and KERNEL a kernel, DEBUG=1 or DEBUG=kasan
-# its checks.
-ARCH ?= x86_64
+# VERSION chooses a version of Linux, ARCH, PAGES and KERNEL a kernel, DEBUG=1 or
+# DEBUG=kasan its checks.
+ARCH ?= $(patsubst aarch64,arm64,$(shell uname -m))
+PAGES ?= 4k
 KERNEL ?= pte_ref
 # A command is for the shell of the guest: make leaves its dollar signs alone.
 override RUN := $(value RUN)
 override APPEND := $(value APPEND)
-export BUILD ARCH KERNEL DEBUG LINUX VERSION RUN TIMEOUT RWDIR TREE MEM CPUS APPEND QEMU_OPTS
+export BUILD ARCH PAGES CPU KERNEL DEBUG LINUX VERSION RUN TIMEOUT RWDIR TREE MEM CPUS APPEND QEMU_OPTS
 export ACCEL JOBS SCALE VIRTME TIME GROUP QUICK BUDGET
 
 S := scripts

@@ -20,6 +20,7 @@
 #include <linux/fault-inject.h>
 #include <linux/mm.h>
 #include <linux/sched/mm.h>
+#include <asm/tlbflush.h>
 
 #include "pte_ref_internal.h"
 
@@ -79,7 +80,14 @@ void fail_pte_table(struct mm_struct *mm, pmd_t *pmd, unsigned long addr)
 		return;
 	if (delay_us)
 		usleep_range(delay_us, delay_us + delay_us / 8);
-	try_to_free_user_pte(mm, pmd, addr);
+	/*
+	 * Of a table that was just made the address is not known, so what was
+	 * flushed is not its range.  RCU keeps it until that is.
+	 */
+	preempt_disable();
+	if (try_to_free_user_pte(mm, pmd, addr) && !addr)
+		flush_tlb_mm(mm);
+	preempt_enable();
 }
 
 static int __init fail_pte_table_init(void)

@@ -214,7 +214,7 @@ void __track_pte_set(struct mm_struct *mm, unsigned long addr, pte_t *ptep,
 	unsigned int i;
 
 	for (i = 0; i < nr; i++)
-		delta += !!pte_none(ptep_get(ptep + i));
+		delta += !!pte_none(READ_ONCE(ptep[i]));
 	if (delta)
 		pte_ref_count(mm, addr, ptep, delta);
 }
@@ -237,10 +237,81 @@ unsigned long pte_ref_read(struct ptdesc *ptdesc)
 	       !!populated;
 }
 
+/*
+ * In the count of a pinned table: more than entries and holders can be, so that
+ * it is never zero.
+ */
+#define PTE_REF_PINNED		(1 << 30)
+
+/* A table that is not tracked is never freed either. */
+static bool pte_ref_pinned(struct ptdesc *ptdesc)
+{
+	return !READ_ONCE(ptdesc->pte_ref) ||
+	       (READ_ONCE(ptdesc->pte_populated) & PTE_REF_PINNED);
+}
+
+/**
+ * pte_offset_pinned() - map an entry of a pinned table
+ * @pmd: entry of the PMD table for @addr; stable as for pte_offset_map()
+ * @addr: user address
+ *
+ * hugetlb keeps pointers to entries, without a lock and while it sleeps, and
+ * its VMAs may share a table with others, which can leave it empty.  So a table
+ * is pinned before hugetlb gets a pointer into it to write to, and stays so
+ * until free_pgtables() frees it.  One that is not pinned has no entry of
+ * hugetlb.  The entries of hugetlb are not counted: nobody asks for the exact
+ * count of a pinned table.
+ *
+ * RCU keeps the table while it is asked: a pin that is seen was set before it
+ * could be unlinked.
+ *
+ * Context: any, also with the table locked.
+ * Return: the entry, or NULL if there is no table or it is not pinned.
+ */
+pte_t *pte_offset_pinned(pmd_t *pmd, unsigned long addr)
+{
+	struct ptdesc *ptdesc;
+	pte_t *ptep = NULL;
+	pmd_t pmdval;
+
+	rcu_read_lock();
+	ptdesc = pte_ref_table(pmd, &pmdval);
+	if (ptdesc && pte_ref_pinned(ptdesc))
+		ptep = pte_offset_kernel(&pmdval, addr);
+	rcu_read_unlock();
+	return ptep;
+}
+
+/**
+ * pte_alloc_pinned() - allocate a PTE table if there is none, and pin it
+ * @mm: the mm
+ * @pmd: entry of the PMD table for @addr; stable as for pte_offset_map()
+ * @addr: user address
+ *
+ * Context: may sleep for memory, no page table lock held.
+ * Return: the entry, or NULL if there is no memory or a huge page is there.
+ */
+pte_t *pte_alloc_pinned(struct mm_struct *mm, pmd_t *pmd, unsigned long addr)
+{
+	pte_t *ptep = pte_offset_pinned(pmd, addr);
+	spinlock_t *ptl;
+
+	if (ptep)
+		return ptep;
+	ptep = pte_alloc_map_lock(mm, pmd, addr, &ptl);
+	if (!ptep)
+		return NULL;
+	if (!pte_ref_pinned(pte_ptdesc(ptep)))
+		pte_ref_count_new(addr, ptep, PTE_REF_PINNED);
+	pte_unmap_unlock(ptep, ptl);
+	return ptep;
+}
+
 #ifdef CONFIG_DEBUG_FREE_USER_PTE
 /**
  * pte_ref_recount() - compare the count of a table with its entries
  * @ptep: an entry of the table
+ * Reads each entry as it is: ptep_get() may look at its neighbours too.
  *
  * Context: the table is locked.
  */
@@ -250,10 +321,10 @@ void pte_ref_recount(pte_t *ptep)
 	pte_t *first = (pte_t *)((unsigned long)ptep & PAGE_MASK);
 	int i, nr = 0;
 
-	if (!ptdesc->pte_ref)
+	if (pte_ref_pinned(ptdesc))
 		return;
 	for (i = 0; i < PTRS_PER_PTE; i++)
-		nr += !pte_none(ptep_get(first + i));
+		nr += !pte_none(READ_ONCE(first[i]));
 	/* Negative: free_user_ptes() unlinked it while we waited. */
 	WARN_ONCE(nr != ptdesc->pte_populated && (nr || ptdesc->pte_populated > 0),
 		  "pte_ref: mismatch: %d entries, %d counted\n",
@@ -581,7 +652,7 @@ static void pte_free_debug(struct ptdesc *ptdesc)
 	if (!IS_ENABLED(CONFIG_DEBUG_VM))
 		return;
 	for (i = 0; i < PTRS_PER_PTE; i++)
-		VM_WARN_ON_ONCE(!pte_none(ptep_get(ptep + i)));
+		VM_WARN_ON_ONCE(!pte_none(READ_ONCE(ptep[i])));
 }
 
 /* Tables that are freed together: pt_index of each leads to the next. */

@@ -58,12 +58,37 @@
 static struct kmem_cache *pte_notes_cache;
 struct workqueue_struct *pte_ref_wq;
 
-/* Walk of upper tables without a lock */
+/*
+ * Walk of upper tables without a lock
+ *
+ * Each entry is read once, since munmap() may clear it.  Where a level is folded
+ * its table is the entry above itself, not the value that was read.
+ */
+
+static __always_inline p4d_t *pte_ref_p4d_offset(pgd_t *pgdp, pgd_t pgd,
+						 unsigned long addr)
+{
+	return __is_defined(__PAGETABLE_P4D_FOLDED) ?
+	       p4d_offset(pgdp, addr) : p4d_offset_lockless(pgdp, pgd, addr);
+}
+
+static __always_inline pud_t *pte_ref_pud_offset(p4d_t *p4dp, p4d_t p4d,
+						 unsigned long addr)
+{
+	return __is_defined(__PAGETABLE_PUD_FOLDED) ?
+	       pud_offset(p4dp, addr) : pud_offset_lockless(p4dp, p4d, addr);
+}
+
+static __always_inline pmd_t *pte_ref_pmd_offset(pud_t *pudp, pud_t pud,
+						 unsigned long addr)
+{
+	return __is_defined(__PAGETABLE_PMD_FOLDED) ?
+	       pmd_offset(pudp, addr) : pmd_offset_lockless(pudp, pud, addr);
+}
 
 /*
  * The first entry of a PUD table that there is in a range.  *@addrp gets its
- * address or @end, *@nextp where the range of its PUD table ends.  Each entry
- * is read once, since munmap() may clear it.
+ * address or @end, *@nextp where the range of its PUD table ends.
  */
 static pud_t *pte_ref_next_pud(struct mm_struct *mm, unsigned long *addrp,
 			       unsigned long end, unsigned long *nextp)
@@ -77,14 +102,14 @@ static pud_t *pte_ref_next_pud(struct mm_struct *mm, unsigned long *addrp,
 		next = pgd_addr_end(addr, end);
 		if (!pgd_present(pgd))
 			continue;
-		p4dp = p4d_offset_lockless(pgdp, pgd, addr);
+		p4dp = pte_ref_p4d_offset(pgdp, pgd, addr);
 		p4d = p4dp_get(p4dp);
 		next = p4d_addr_end(addr, next);
 		if (!p4d_present(p4d))
 			continue;
 		*addrp = addr;
 		*nextp = next;
-		return pud_offset_lockless(p4dp, p4d, addr);
+		return pte_ref_pud_offset(p4dp, p4d, addr);
 	}
 	*addrp = end;
 	return NULL;
@@ -102,11 +127,11 @@ static __always_inline pud_t *pte_ref_find_pud(struct mm_struct *mm,
 
 	if (!pgd_present(pgd))
 		return NULL;
-	p4dp = p4d_offset_lockless(pgdp, pgd, addr);
+	p4dp = pte_ref_p4d_offset(pgdp, pgd, addr);
 	p4d = p4dp_get(p4dp);
 	if (!p4d_present(p4d))
 		return NULL;
-	return pud_offset_lockless(p4dp, p4d, addr);
+	return pte_ref_pud_offset(p4dp, p4d, addr);
 }
 
 /* Does the entry point to a PMD table? */
@@ -137,7 +162,7 @@ pmd_t *pte_ref_find_pmd(struct mm_struct *mm, unsigned long addr)
 	pudval = pudp_get(pud);
 	if (!pte_ref_pud_ok(pudval))
 		return NULL;
-	return pmd_offset_lockless(pud, pudval, addr);
+	return pte_ref_pmd_offset(pud, pudval, addr);
 }
 
 /* Notes */
@@ -293,7 +318,7 @@ void pte_notes_forget(struct mm_struct *mm, unsigned long addr,
 			pudval = pudp_get(pud);
 			if (!pte_ref_pud_ok(pudval))
 				continue;
-			pmd = pmd_offset_lockless(pud, pudval, addr);
+			pmd = pte_ref_pmd_offset(pud, pudval, addr);
 			notes = pte_notes_find(pmd);
 			if (!notes)
 				continue;
@@ -346,7 +371,7 @@ void pte_ref_note(struct mm_struct *mm, unsigned long addr)
 	 * mark that is seen here is yet to be taken.
 	 */
 	smp_mb();
-	pte_notes_set(pmd_offset_lockless(pud, pudval, addr));
+	pte_notes_set(pte_ref_pmd_offset(pud, pudval, addr));
 	if (!mm_pud_folded(mm))
 		pte_notes_set(pud);
 	rcu_read_unlock();
@@ -611,6 +636,9 @@ static bool pte_ref_next(struct mm_struct *mm, unsigned long *startp,
 	}
 	if (!mm_pud_folded(mm) && !READ_ONCE(virt_to_ptdesc(pud)->pte_notes))
 		addr = last;
+	/* Then there is one PMD table, whose range has no other table above. */
+	if (mm_pmd_folded(mm))
+		last = mm->task_size;
 	for (; addr < last && !found; addr = next, pud++) {
 		/* A mark here is taken at its start, then seen to its end. */
 		if (!mm_pud_folded(mm) &&
@@ -620,11 +648,11 @@ static bool pte_ref_next(struct mm_struct *mm, unsigned long *startp,
 			pud += PTE_NOTES_GROUP - 1;
 			continue;
 		}
-		next = pud_addr_end(addr, last);
+		next = mm_pmd_folded(mm) ? last : pud_addr_end(addr, last);
 		pudval = pudp_get(pud);
 		if (!pte_ref_pud_ok(pudval))
 			continue;
-		pmd = pmd_offset_lockless(pud, pudval, addr);
+		pmd = pte_ref_pmd_offset(pud, pudval, addr);
 		for (; addr < next; pmd += PTE_NOTES_GROUP) {
 			unsigned long start = addr;
 

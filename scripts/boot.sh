@@ -1,28 +1,34 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # Boots a kernel by virtme-ng on the files of this machine (read only, writes
-# go to memory). With RUN: one command; its output is the output, its exit
-# status the exit status. Without: a shell.
+# go to memory), or with those of scripts/root.sh if ARCH= is another architecture.
+# With RUN: one command; its output is the output, its exit status the exit status.
+# Without: a shell. CPU= names another model of QEMU.
 #   124: time limit. 125: the guest died. 126: QEMU broke it, run it again.
 # The console is kept in BUILD/log.
 set -euo pipefail
-options='ACCEL APPEND CPUS DEBUG IMAGE KERNEL MEM NAME QEMU_OPTS RUN RWDIR TIMEOUT'
+options='ACCEL APPEND ARCH CPU CPUS DEBUG IMAGE KERNEL MEM NAME PAGES QEMU_OPTS RUN RWDIR TIMEOUT'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
 kernel=${KERNEL:-pte_ref}
 limit=${TIMEOUT:-$(patience 600)}
 rwdir=$(realpath -m "${RWDIR:-$build/out}")
-image=${IMAGE:-$(kernel_dir "$kernel" "${DEBUG:-}")/arch/x86/boot/bzImage}
-name=${NAME:-$kernel}
+image=${IMAGE:-$(kernel_image "$kernel" "${DEBUG:-}")}
+name=${NAME:-$kernel}$flavour
 console=$build/log/console-$name.log
 
-need qemu-system-x86_64 python3 timeout
+need "qemu-system-$gnuarch" python3 timeout
 [ -f "$image" ] || die "$image is missing: run make kernel KERNEL=$kernel"
 [[ $limit =~ ^[0-9]+$ ]] || die "TIMEOUT=$limit: must be seconds"
 mkdir -p "$rwdir" "$build/log"
 virtme=$("$top/scripts/virtme.sh") || exit 1
 [ ! -e "$console" ] || mv -f "$console" "$console.old"
+
+case $arch in
+x86_64) machine=() serial=ttyS0 ;;
+arm64) machine=(-M virt) serial=ttyAMA0 ;;
+esac
 
 # KVM may be there and not run a kernel: only a real boot tells, once until this machine
 # is booted again.
@@ -30,8 +36,8 @@ accel()
 {
 	local memo
 	memo=$cache/accel-$(cat /proc/sys/kernel/random/boot_id)
-	if [ -n "${ACCEL:-}" ]; then
-		echo "$ACCEL"
+	if [ -n "${ACCEL:-}${cross:+tcg}" ]; then
+		echo "${ACCEL:-tcg}"
 		return
 	fi
 	if [ ! -f "$memo" ]; then
@@ -40,9 +46,10 @@ accel()
 		echo tcg >"$memo.$$"
 		if [ -r /dev/kvm ] && [ -w /dev/kvm ]; then
 			log "[boot] does KVM run a kernel?"
-			timeout -k 1 "$(patience 20)" qemu-system-x86_64 -accel kvm -cpu host -m 512M \
-				-nodefaults -display none -no-reboot -serial "file:$build/log/kvm.log" \
-				-kernel "$image" -append "console=ttyS0 panic=-1" \
+			timeout -k 1 "$(patience 20)" "qemu-system-$gnuarch" "${machine[@]}" -accel kvm \
+				-cpu host -m 512M -nodefaults -display none -no-reboot \
+				-serial "file:$build/log/kvm.log" -kernel "$image" \
+				-append "console=$serial panic=-1" \
 				</dev/null >/dev/null 2>&1 || true
 			if grep -q 'VFS: Unable to mount root' "$build/log/kvm.log" 2>/dev/null; then
 				echo kvm >"$memo.$$"
@@ -72,9 +79,19 @@ args=("${kvm[@]}" --kimg "$image" --mods none --force-9p --no-virtme-ng-init
 	--kopt rcupdate.rcu_cpu_stall_timeout=300
 	--kopt rcupdate.rcu_exp_cpu_stall_timeout=300000
 	--kopt watchdog_thresh=60 --kopt mitigations=off)
+# Another architecture has a root of its own, in which the files of this repository and
+# of BUILD are seen too.
+if [ -n "$cross" ]; then
+	root=$("$top/scripts/root.sh") || exit 1
+	mkdir -p "$root$top" "$root$build" "$root$rwdir"
+	args+=(--root "$root" --arch "$gnuarch" --rodir "$top")
+	[[ $build == "$top"/* ]] || args+=(--rodir "$build")
+else
+	root=
+fi
 for d in etc home lib opt root srv tmp usr var; do
 	# A link is covered by what it points to.
-	if [ -d "/$d" ] && [ ! -L "/$d" ]; then
+	if [ -d "$root/$d" ] && [ ! -L "$root/$d" ]; then
 		args+=(--overlay-rwdir "/$d")
 	fi
 done
@@ -83,6 +100,12 @@ for a in "${append[@]}"; do
 	args+=(--kopt "$a")
 done
 read -ra qemu <<<"${QEMU_OPTS:-}"
+# What QEMU has of the newest, but for its slow authentication of pointers.
+if [ "$arch" = arm64 ] && [ "$(accel)" != kvm ]; then
+	qemu=(-cpu "${CPU:-max,pauth-impdef=on}" "${qemu[@]}")
+elif [ -n "${CPU:-}" ]; then
+	qemu=(-cpu "$CPU" "${qemu[@]}")
+fi
 
 export PYTHONPATH=$virtme/usr/lib/python3/dist-packages
 export PATH=$virtme/usr/bin:$PATH

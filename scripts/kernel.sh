@@ -1,30 +1,30 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Builds BUILD/kernel-KERNEL[-debug|-kasan]/arch/x86/boot/bzImage from the
-# prepared source. TARGETS names other make targets, such as mm/.
+# Builds BUILD/kernel-KERNEL[-ARCH][-PAGES][-debug|-kasan] from the prepared source,
+# for this machine or, across, for another one, ARCH=. TARGETS names other make
+# targets, such as mm/.
 set -euo pipefail
-options='ARCH DEBUG EXTRA_CONFIG JOBS KERNEL OUT SRC TARGETS'
+options='ARCH DEBUG EXTRA_CONFIG JOBS KERNEL OUT PAGES SRC TARGETS'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
-arch=${ARCH:-x86_64}
 kernel=${KERNEL:-pte_ref}
 debug=${DEBUG:-0}
 src=${SRC:-$build/src/$kernel}
 out=${OUT:-$(kernel_dir "$kernel" "$debug")}
 name=$(basename "$out")
 logfile=$build/log/$name.build.log
-read -ra targets <<<"${TARGETS:-bzImage}"
+read -ra targets <<<"${TARGETS:-$kimage}"
 # Symbols for this build only, as SYMBOL=value words.
 read -ra extra <<<"${EXTRA_CONFIG:-}"
 
-[ "$arch" = x86_64 ] || die "ARCH=$arch: only x86_64 is supported"
 [ -f "$src/Makefile" ] || die "$src is missing: run make source"
-need make gcc bc flex bison sha256sum
+need make gcc "${cross}gcc" bc flex bison sha256sum
 
-fragments=("$arch")
+fragments=(guest "$arch")
 v=$(version) || exit 1
 [ ! -f "$top/configs/$v.config" ] || fragments=("$v" "${fragments[@]}")
+[ "$pages" = 4k ] || fragments+=("$arch-$pages")
 if [ "$kernel" = pte_ref ]; then
 	fragments+=(pte_ref)
 fi
@@ -42,7 +42,7 @@ fragments=("${fragments[@]/#/$top/configs/}")
 fragments=("${fragments[@]/%/.config}")
 
 use_ccache
-args=(-C "$src" "O=$out" "ARCH=$arch" "CC=$cc" "HOSTCC=$cc"
+args=(-C "$src" "O=$out" "ARCH=$arch" "CROSS_COMPILE=$cross" "CC=$cc" "HOSTCC=$hostcc"
 	KBUILD_BUILD_USER=build KBUILD_BUILD_HOST=build
 	"KBUILD_BUILD_TIMESTAMP=Thu Jan  1 00:00:00 UTC 1970")
 
@@ -70,7 +70,7 @@ lost()
 config_id()
 {
 	wanted
-	gcc --version | head -n 1
+	"${cross}gcc" --version | head -n 1
 	find "$src" -name 'Kconfig*' -type f -print0 | sort -z | xargs -0 cat | sha256sum
 }
 

@@ -28,7 +28,7 @@ status=0
 env -C "$src" -u ARCH -u BUILD -u KERNEL -u DEBUG -u LINUX -u VERSION PYTHONDONTWRITEBYTECODE=1 \
 	timeout -k 10 "$limit" python3 tools/testing/kunit/kunit.py run \
 	--kunitconfig "$config" --build_dir "$out" \
-	--make_options "CC=$cc" --make_options "HOSTCC=$cc" \
+	--make_options "CC=$cc" --make_options "HOSTCC=$hostcc" \
 	--jobs "${JOBS:-$(nproc)}" --timeout "$(patience 300)" --kernel_args ncpus=2 --kernel_args seccomp=on \
 	${FILTER:+"$FILTER"} </dev/null || status=$?
 step_done

@@ -145,15 +145,16 @@ lock()
 	}
 }
 
-# use_ccache: sets cc to the compiler, by way of the cache if there is one. A clone
-# elsewhere finds what this one compiled, since paths below BUILD are made relative.
+# use_ccache: sets cc to the compiler for kernels and guests and hostcc to that for this
+# machine, by way of the cache if there is one. A clone elsewhere finds what this one
+# compiled, since paths below BUILD are made relative.
 use_ccache()
 {
 	# shellcheck disable=SC2034	# for the script that calls this
-	cc=gcc
+	cc=${cross}gcc hostcc=gcc
 	command -v ccache >/dev/null || return 0
 	# shellcheck disable=SC2034
-	cc="ccache gcc"
+	cc="ccache ${cross}gcc" hostcc="ccache gcc"
 	export CCACHE_DIR=${CCACHE_DIR:-$cache/ccache}
 	export CCACHE_BASEDIR=${CCACHE_BASEDIR:-$build}
 	# Without a run of the preprocessor for each file that is not in the cache.
@@ -215,6 +216,26 @@ edited()
 	series_patches | xargs -d '\n' sed -n 's,^diff --git a/.* b/,,p' | sort -u
 }
 
+# The architecture of kernels and guests, and its page size, which may name the size of
+# the address space as well: what Linux calls that architecture and its image, and what
+# Debian calls its tools. They are made for another machine than this one if "cross" is
+# set. "flavour" is in the names of what is not this machine's own with 4K pages.
+arch=${ARCH:-$(uname -m)}
+arch=${arch/aarch64/arm64}
+pages=${PAGES:-4k}
+# shellcheck disable=SC2034	# read by the scripts that source this file
+case $arch-$pages in
+x86_64-4k) srcarch=x86 kimage=bzImage gnuarch=x86_64 ;;
+x86_64-*) die "PAGES=$pages: x86_64 has 4k only" ;;
+arm64-4k | arm64-16k | arm64-64k | arm64-64k-va42) srcarch=arm64 kimage=Image gnuarch=aarch64 ;;
+arm64-*) die "PAGES=$pages: must be 4k, 16k, 64k or 64k-va42" ;;
+*) die "ARCH=$arch: must be x86_64 or arm64" ;;
+esac
+cross=
+[ "$(uname -m)" = "$gnuarch" ] || cross=$gnuarch-linux-gnu-
+flavour=${cross:+-$arch}
+[ "$pages" = 4k ] || flavour+=-$pages
+
 # kernel_dir KERNEL DEBUG
 kernel_dir()
 {
@@ -223,11 +244,19 @@ kernel_dir()
 	*) die "KERNEL=$1: must be pte_ref or stock" ;;
 	esac
 	case $2 in
-	'' | 0) echo "$build/kernel-$1" ;;
-	1) echo "$build/kernel-$1-debug" ;;
-	kasan) echo "$build/kernel-$1-kasan" ;;
+	'' | 0) echo "$build/kernel-$1$flavour" ;;
+	1) echo "$build/kernel-$1$flavour-debug" ;;
+	kasan) echo "$build/kernel-$1$flavour-kasan" ;;
 	*) die "DEBUG=$2: must be 1 or kasan" ;;
 	esac
+}
+
+# kernel_image KERNEL DEBUG
+kernel_image()
+{
+	local dir
+	dir=$(kernel_dir "$1" "$2") || exit 1
+	echo "$dir/arch/$srcarch/boot/$kimage"
 }
 
 # patience SECONDS: prints the same time for this machine as it is now. A limit of time

@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Installs the Debian packages that the other scripts use.
+# Installs the Debian packages that the other scripts use, for this machine or ARCH=.
 set -euo pipefail
+options='ARCH'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
@@ -18,6 +19,11 @@ packages=(
 	# checks
 	shellcheck sparse
 )
+# Another architecture than this machine's: compiler, emulator, and a root for guests.
+case $cross in
+aarch64*) packages+=(gcc-aarch64-linux-gnu libc6-dev-arm64-cross mmdebstrap qemu-system-arm) ;;
+x86_64*) packages+=(gcc-x86-64-linux-gnu libc6-dev-amd64-cross mmdebstrap qemu-system-x86) ;;
+esac
 
 missing()
 {

@@ -5,16 +5,16 @@
 # can meet that (fault injection); with TIME for so many seconds per group of callers,
 # against threads that empty and free the table. GROUP names one group.
 set -euo pipefail
-options='DEBUG GROUP KERNEL TIME'
+options='ARCH CPU DEBUG GROUP KERNEL PAGES TIME'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
 kernel=${KERNEL:-pte_ref}
 debug=${DEBUG:-1}
 time=${TIME:-}
-prog=$build/selftest/pte_ref_race
+prog=$build/selftest/$arch/pte_ref_race
 name=race-$kernel-$debug${time:+-$time}
-output=$build/log/$name.log
+output=$build/log/$name$flavour.log
 args=(-w "$(patience 10)")
 
 [[ $time =~ ^[0-9]*$ ]] || die "TIME=$time: must be seconds"
@@ -22,7 +22,12 @@ args=(-w "$(patience 10)")
 [ -z "${GROUP:-}" ] || args+=(-g "$GROUP")
 lock race
 "$top/scripts/selftest-build.sh" pte_ref_race
-groups=$("$prog" -l | cut -d' ' -f1 | sort -u | wc -l)
+list=$prog
+if [ -n "$cross" ]; then
+	ARCH=$(uname -m) PAGES='' "$top/scripts/selftest-build.sh" pte_ref_race
+	list=$build/selftest/$(uname -m)/pte_ref_race
+fi
+groups=$("$list" -l | cut -d' ' -f1 | sort -u | wc -l)
 
 step race "$kernel, DEBUG=$debug${time:+, $time s for each of up to $groups groups}"
 # shellcheck disable=SC2317	# called by run_guest
@@ -39,5 +44,5 @@ step_done
 if [ "$kernel" = pte_ref ] && [ "$debug" != 0 ] && grep '# SKIP' "$output" >&2; then
 	status=1
 fi
-"$top/scripts/check-log.sh" "$build/log/console-$name.log" || status=1
+"$top/scripts/check-log.sh" "$build/log/console-$name$flavour.log" || status=1
 exit $status

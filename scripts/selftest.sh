@@ -5,12 +5,12 @@
 # kept, but the one that CONFIG_PT_RECLAIM knows, and all else must pass. Arguments
 # choose: pte_ref, stock. The output of the program is kept in BUILD/log.
 set -euo pipefail
-options='TIMEOUT'
+options='ARCH CPU PAGES TIMEOUT'
 words='[pte_ref|stock]...'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
-prog=$build/selftest/pte_ref
+prog=$build/selftest/$arch/pte_ref
 # These pass on stock, the second one on 7.2, where reclaim of a huge page did not split
 # it; and this one needs what stock lacks.
 pt_reclaim=" reclaim.aligned "
@@ -69,8 +69,8 @@ verdict()
 [ $# -gt 0 ] || set -- pte_ref stock
 bad=0
 for kernel; do
-	output=$build/log/selftest-$kernel.log
-	console=$build/log/console-selftest-$kernel.log
+	output=$build/log/selftest-$kernel$flavour.log
+	console=$build/log/console-selftest-$kernel$flavour.log
 	status=0
 	step selftest "$kernel"
 	run_guest "$output" boot "$kernel" >/dev/null || status=$?

@@ -18,7 +18,7 @@ mapfile -t commits < <(git -C "$tree" rev-list --reverse pristine..pte_ref)
 trap 'git -C "$tree" checkout -q -f pte_ref' EXIT
 read -ra um_targets <<<"${UM_TARGETS:-mm/ arch/um/ kernel/fork.o lib/percpu-refcount.o}"
 umlog=$build/log/series-build-um.log
-um=(kmake -C "$tree" O="$build/series-build/um" ARCH=um "CC=$cc" "HOSTCC=$cc" -j"$(nproc)")
+um=(kmake -C "$tree" O="$build/series-build/um" ARCH=um "CC=$cc" "HOSTCC=$hostcc" -j"$(nproc)")
 
 build_um()
 {

@@ -34,6 +34,8 @@ void __track_pte_set(struct mm_struct *mm, unsigned long addr, pte_t *ptep,
 void __mm_init_pte_ref(struct mm_struct *mm);
 void __mm_exit_pte_ref(struct mm_struct *mm);
 void pte_ref_note(struct mm_struct *mm, unsigned long addr);
+pte_t *pte_alloc_pinned(struct mm_struct *mm, pmd_t *pmd, unsigned long addr);
+pte_t *pte_offset_pinned(pmd_t *pmd, unsigned long addr);
 
 /**
  * pte_ref_enabled() - is the subsystem on?
@@ -49,18 +51,18 @@ static __always_inline bool pte_ref_enabled(void)
 
 /**
  * pte_ref_init() - start to count a new PTE table
- * @mm: the mm that the table is made for
+ * @mm: the mm that the table is made for, or NULL
  * @ptdesc: the table; nobody else sees it yet
  *
- * Tables of init_mm and those that the kernel makes for itself early at boot
- * (text poking) stay untracked: their slot is NULL and they are never freed by
- * this subsystem.
+ * Tables of init_mm, of no mm (EFI) and those that the kernel makes for itself
+ * early at boot (text poking) stay untracked: their slot is NULL and they are
+ * never freed by this subsystem.
  *
  * Context: any.
  */
 static inline void pte_ref_init(struct mm_struct *mm, struct ptdesc *ptdesc)
 {
-	if (!pte_ref_enabled() || mm == &init_mm)
+	if (!pte_ref_enabled() || !mm || mm == &init_mm)
 		return;
 	ptdesc->pte_populated = 0;
 	ptdesc->pte_ref = &pte_ref_none;
@@ -196,6 +198,26 @@ static __always_inline void track_pte_clear_full(struct mm_struct *mm,
 }
 
 /**
+ * track_ptes_clear() - count a batch of entries that become none
+ * @mm: the mm of the table
+ * @addr: user address of the first entry
+ * @ptep: the first entry
+ * @nr: number of entries, all in one table and populated
+ * @full: the mm goes, see track_pte_clear_full()
+ *
+ * Context: the table is locked.
+ */
+static __always_inline void track_ptes_clear(struct mm_struct *mm,
+					     unsigned long addr, pte_t *ptep,
+					     unsigned int nr, int full)
+{
+	if (!pte_ref_tracks(mm) ||
+	    (full && !IS_ENABLED(CONFIG_DEBUG_FREE_USER_PTE)))
+		return;
+	pte_ref_count(mm, addr, ptep, -(int)nr);
+}
+
+/**
  * mm_init_pte_ref() - a new mm has nothing noted
  * @mm: the mm; nobody else sees it yet
  */
@@ -220,6 +242,8 @@ static inline void mm_exit_pte_ref(struct mm_struct *mm)
 #else /* !CONFIG_FREE_USER_PTE */
 
 #define pte_tracked_inline inline
+#define pte_alloc_pinned pte_alloc_huge
+#define pte_offset_pinned pte_offset_huge
 
 static inline bool pte_ref_enabled(void) { return false; }
 static inline void pte_ref_init(struct mm_struct *mm, struct ptdesc *ptdesc) { }
@@ -238,6 +262,11 @@ static inline void track_pte_clear(struct mm_struct *mm, unsigned long addr,
 static inline void track_pte_clear_full(struct mm_struct *mm,
 					unsigned long addr, pte_t *ptep,
 					pte_t old)
+{
+}
+
+static inline void track_ptes_clear(struct mm_struct *mm, unsigned long addr,
+				    pte_t *ptep, unsigned int nr, int full)
 {
 }
 

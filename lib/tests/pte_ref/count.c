@@ -69,7 +69,10 @@ static void other_tables_have_no_ref(struct kunit *test)
 	pte_t *ptep;
 
 	KUNIT_EXPECT_TRUE(test, !slot || slot & PTE_NOTES_TAG);
-	KUNIT_EXPECT_NULL(test, page_ptdesc(virt_to_page(t->mm->pgd))->pte_ref);
+	/* If it is not one of several objects in a page. */
+	if (!PageSlab(virt_to_page(t->mm->pgd)))
+		KUNIT_EXPECT_NULL(test,
+				  page_ptdesc(virt_to_page(t->mm->pgd))->pte_ref);
 
 	ptep = pte_alloc_one_kernel(&init_mm);
 	KUNIT_ASSERT_NOT_NULL(test, ptep);
@@ -253,6 +256,55 @@ static void batch_over_populated(struct kunit *test)
 	expect_count(t, 17, 0);
 	do_op(t, OP_CLEAR, 32, 16);
 	clear_entry(t, 48);
+	expect_count(t, 0, 0);
+	unlock_table(t);
+}
+
+/*
+ * An architecture may join neighbours that map one folio (contiguous entries of
+ * arm64), and take them apart to change one of them.  To count, none of them
+ * ever went.
+ */
+static void neighbours_of_a_folio(struct kunit *test)
+{
+	static const enum entry_op one[] = {
+		OP_MODIFY_PROT, OP_WRPROTECT, OP_MKOLD, OP_CLEAR_YOUNG_DIRTY,
+		OP_CLEAR_FLUSH_SET,
+	};
+	struct table *t = test->priv;
+	unsigned int nr = NR_PAGES / 2, i;
+
+	lock_table(t);
+	/* Joined when the last one of a block is set. */
+	for (i = 0; i < nr; i++) {
+		set_entry(t, PRESENT, i);
+		expect_count(t, i + 1, 0);
+	}
+	for (i = 0; i < ARRAY_SIZE(one); i++) {
+		do_op(t, one[i], 3, 1);
+		expect_count(t, nr, 0);
+		/* As they were, and joined again. */
+		do_op(t, OP_CLEAR, 0, nr);
+		expect_count(t, 0, 0);
+		set_entries(t, PRESENT, 0, nr);
+		expect_count(t, nr, 0);
+	}
+	/* Replaced, taken away and put back, in the middle of a block. */
+	set_entry(t, MARKER_GUARD, nr / 2 + 5);
+	expect_count(t, nr, 0);
+	set_entry(t, PRESENT, nr / 2 + 5);
+	expect_count(t, nr, 0);
+	clear_entry(t, nr / 2 + 5);
+	expect_count(t, nr - 1, 0);
+	set_entry(t, PRESENT, nr / 2 + 5);
+	expect_count(t, nr, 0);
+	/* From the middle of one block to the middle of another one. */
+	do_op(t, OP_WRPROTECT, 5, nr - 10);
+	expect_count(t, nr, 0);
+	do_op(t, OP_GET_AND_CLEAR_BATCH, 5, nr - 10);
+	expect_count(t, 10, 0);
+	do_op(t, OP_CLEAR, 0, 5);
+	do_op(t, OP_CLEAR, nr - 5, 5);
 	expect_count(t, 0, 0);
 	unlock_table(t);
 }
@@ -447,6 +499,7 @@ static struct kunit_case pte_ref_count_cases[] = {
 	KUNIT_CASE(entries_that_are_none),
 	KUNIT_CASE(batch_over_none),
 	KUNIT_CASE(batch_over_populated),
+	KUNIT_CASE(neighbours_of_a_folio),
 	KUNIT_CASE(batch_counted_by_the_caller),
 	KUNIT_CASE(batch_clear),
 	KUNIT_CASE(transitions_keep_the_count),

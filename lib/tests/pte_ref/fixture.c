@@ -24,7 +24,7 @@
 
 #include "fixture.h"
 
-#define TABLE_ORDER	(PMD_SHIFT - PAGE_SHIFT)
+#define PAGES_ORDER	get_order(NR_PAGES * PAGE_SIZE)
 
 static void watch_free(void *data, unsigned long call_site, const void *ptr,
 		       const struct kmem_cache *s)
@@ -137,7 +137,7 @@ bool is_linked(struct table *t)
 
 pte_t make_entry(struct table *t, enum entry_kind kind, unsigned int i)
 {
-	unsigned long pfn = page_to_pfn(t->page) + i;
+	unsigned long pfn = page_to_pfn(t->page) + i % NR_PAGES;
 
 	switch (kind) {
 	case PRESENT:
@@ -161,8 +161,8 @@ pte_t make_entry(struct table *t, enum entry_kind kind, unsigned int i)
 	}
 }
 
-/* One primitive on entries of the table, under its lock. */
-void do_op(struct table *t, enum entry_op op, unsigned int i, unsigned int nr)
+static void do_op_consecutive(struct table *t, enum entry_op op, unsigned int i,
+			      unsigned int nr)
 {
 	unsigned long addr = entry_addr(t, i);
 	struct mm_struct *mm = t->mm;
@@ -234,19 +234,34 @@ void do_op(struct table *t, enum entry_op op, unsigned int i, unsigned int nr)
 	pte_unmap_unlock(ptep, ptl);
 }
 
+/* One primitive on entries of the table, under its lock. */
+void do_op(struct table *t, enum entry_op op, unsigned int i, unsigned int nr)
+{
+	unsigned int k;
+
+	for (; nr; i += k, nr -= k) {
+		k = consecutive(i, nr);
+		do_op_consecutive(t, op, i, k);
+	}
+}
+
 void set_entries(struct table *t, enum entry_kind kind, unsigned int i,
 		 unsigned int nr)
 {
 	spinlock_t *ptl = NULL;
-	pte_t *ptep;
+	pte_t *start, *ptep;
+	unsigned int k;
 
-	ptep = pte_offset_map_lock(t->mm, t->pmd, entry_addr(t, i), &ptl);
-	if (!ptep) {
+	start = pte_offset_map_lock(t->mm, t->pmd, entry_addr(t, i), &ptl);
+	if (!start) {
 		KUNIT_FAIL(t->test, "the table is gone");
 		return;
 	}
-	set_ptes(t->mm, entry_addr(t, i), ptep, make_entry(t, kind, i), nr);
-	pte_unmap_unlock(ptep, ptl);
+	for (ptep = start; nr; i += k, ptep += k, nr -= k) {
+		k = consecutive(i, nr);
+		set_ptes(t->mm, entry_addr(t, i), ptep, make_entry(t, kind, i), k);
+	}
+	pte_unmap_unlock(start, ptl);
 }
 
 /* Not set_entries(): a constant number of one is counted in another way. */
@@ -390,7 +405,8 @@ void map_beside(struct table *t, struct table *other)
 
 	*other = *t;
 	other->addr = vm_mmap(NULL, addr, PMD_SIZE, PROT_READ | PROT_WRITE,
-			      MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, 0);
+			      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE |
+			      MAP_FIXED, 0);
 	KUNIT_ASSERT_EQ(t->test, other->addr, addr);
 }
 
@@ -415,7 +431,7 @@ struct pte_ref *make_table(struct table *t, struct ref_watch *w,
 
 static void free_pages_action(void *page)
 {
-	__free_pages(page, TABLE_ORDER);
+	__free_pages(page, PAGES_ORDER);
 }
 
 int pte_ref_test_init(struct kunit *test)
@@ -429,15 +445,15 @@ int pte_ref_test_init(struct kunit *test)
 	t = kunit_kzalloc(test, sizeof(*t), GFP_KERNEL);
 	KUNIT_ASSERT_NOT_NULL(test, t);
 	t->test = test;
-	t->page = alloc_pages(GFP_KERNEL, TABLE_ORDER);
+	t->page = alloc_pages(GFP_KERNEL | __GFP_COMP, PAGES_ORDER);
 	KUNIT_ASSERT_NOT_NULL(test, t->page);
 	ret = kunit_add_action_or_reset(test, free_pages_action, t->page);
 	KUNIT_ASSERT_EQ(test, ret, 0);
 
-	/* All in one PMD table. */
+	/* All in one PMD table.  The range may be larger than memory. */
 	t->len = 2 * NR_TABLES * PMD_SIZE;
 	t->map = kunit_vm_mmap(test, NULL, 0, t->len, PROT_READ | PROT_WRITE,
-			       MAP_PRIVATE | MAP_ANONYMOUS, 0);
+			       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, 0);
 	KUNIT_ASSERT_NE(test, t->map, 0);
 	KUNIT_ASSERT_FALSE(test, IS_ERR_VALUE(t->map));
 	t->mm = current->mm;

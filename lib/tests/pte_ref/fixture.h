@@ -15,6 +15,12 @@
 
 #define NR_TABLES	4
 
+/*
+ * Pages that present entries map.  A table of 64 KiB has 8192 entries, and they
+ * would map 512 MiB: from NR_PAGES on entries map the same pages again.
+ */
+#define NR_PAGES	512U
+
 /**
  * struct ref_watch - is a ref freed, and how often?
  * @obj: the ref, or NULL when its memory was allocated again
@@ -38,7 +44,7 @@ struct ref_watch {
  * @pmd: points to it
  * @ptdesc: the table
  * @ref: its ref
- * @page: what present entries map: as many pages as the table has entries
+ * @page: what present entries map: a folio of NR_PAGES pages
  * @watch: of @ref
  */
 struct table {
@@ -134,6 +140,12 @@ static inline int watched(struct ref_watch *w)
 static inline unsigned long entry_addr(struct table *t, unsigned int i)
 {
 	return t->addr + i * PAGE_SIZE;
+}
+
+/* How many of so many entries map consecutive pages, if they are present. */
+static inline unsigned int consecutive(unsigned int i, unsigned int nr)
+{
+	return min(nr, NR_PAGES - i % NR_PAGES);
 }
 
 static inline bool kind_is_present(enum entry_kind kind)

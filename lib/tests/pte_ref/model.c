@@ -14,6 +14,8 @@
 
 #define MODEL_OPS	3000
 #define MODEL_HOLDERS	32
+/* The last ones of the table; in all of a large one they would rarely meet. */
+#define MODEL_ENTRIES	512
 
 struct model {
 	struct rnd_state	rnd;
@@ -95,7 +97,7 @@ static void model_drop(struct table *t, struct model *m)
 static void model_step(struct table *t, struct model *m)
 {
 	u32 r = prandom_u32_state(&m->rnd);
-	unsigned int i = (r >> 8) % PTRS_PER_PTE;
+	unsigned int i = PTRS_PER_PTE - MODEL_ENTRIES + (r >> 8) % MODEL_ENTRIES;
 	unsigned int nr = 1 + (r >> 20) % 64;
 	enum entry_kind kind;
 	enum entry_op op;
