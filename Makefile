@@ -20,11 +20,11 @@ export ACCEL JOBS SCALE VIRTME TIME GROUP QUICK BUDGET
 
 S := scripts
 
-.PHONY: help packages source kernel boot demo test tree refresh port series series-build
+.PHONY: help packages source kernel boot demo test test-arm64 tree refresh port series series-build
 .PHONY: lint check-off bench race race-fixes pte_waste clean
 
 help:		## this list
-	@awk -F':.*## ' '/^[a-z_-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
+	@awk -F':.*## ' '/^[a-z0-9_-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "VERSION=7.2  that version of Linux instead of the newest that is supported"
 	@echo "LINUX=/path/to/tree-or-tarball  your own Linux 7.3.y or 7.2.y instead of Debian's"
@@ -61,8 +61,11 @@ port: packages	## try the series on another version of Linux: VERSION=
 series: source	## its parts as BUILD/pte_ref-vVERSION-N-PART.mbox for git am, and their letters
 	@$(S)/series.sh
 
-series-build: source	## build after each commit, FREE_USER_PTE on and off
+series-build: source	## build after each commit, FREE_USER_PTE on and off, x86_64, arm64, UML
 	@$(S)/series-build.sh
+
+test-arm64: source	## arm64 on other page sizes, levels, CPUs and machines than make test
+	@$(S)/test-arm64.sh
 
 lint: source	## shellcheck, checkpatch, kernel-doc, sparse, W=1
 	@$(S)/lint.sh

@@ -25,6 +25,11 @@ mkdir -p "$rwdir" "$build/log"
 virtme=$("$top/scripts/virtme.sh") || exit 1
 [ ! -e "$console" ] || mv -f "$console" "$console.old"
 
+# A table of 64K pages maps 512 MiB.
+case $pages in
+64k*) mem=4G ;;
+*) mem=2G ;;
+esac
 case $arch in
 x86_64) machine=() serial=ttyS0 ;;
 arm64) machine=(-M virt) serial=ttyAMA0 ;;
@@ -74,8 +79,8 @@ if [ -z "${RUN:-}" ]; then
 	loglevel=4
 fi
 args=("${kvm[@]}" --kimg "$image" --mods none --force-9p --no-virtme-ng-init
-	--name "$name" --memory "${MEM:-2G}" --cpus "${CPUS:-2}" --pwd
-	--rwdir "$rwdir" --kopt "rootflags=$rootflags" --kopt "loglevel=$loglevel"
+	--name "$name" --memory "${MEM:-$mem}" --cpus "${CPUS:-2}"
+	--rwdir "$rwdir=$rwdir" --kopt "rootflags=$rootflags" --kopt "loglevel=$loglevel"
 	--kopt rcupdate.rcu_cpu_stall_timeout=300
 	--kopt rcupdate.rcu_exp_cpu_stall_timeout=300000
 	--kopt watchdog_thresh=60 --kopt mitigations=off)
@@ -84,10 +89,11 @@ args=("${kvm[@]}" --kimg "$image" --mods none --force-9p --no-virtme-ng-init
 if [ -n "$cross" ]; then
 	root=$("$top/scripts/root.sh") || exit 1
 	mkdir -p "$root$top" "$root$build" "$root$rwdir"
-	args+=(--root "$root" --arch "$gnuarch" --rodir "$top")
-	[[ $build == "$top"/* ]] || args+=(--rodir "$build")
+	args+=(--root "$root" --arch "$gnuarch" --rodir "$top=$top")
+	[[ $build == "$top"/* ]] || args+=(--rodir "$build=$build")
 else
 	root=
+	args+=(--pwd)
 fi
 for d in etc home lib opt root srv tmp usr var; do
 	# A link is covered by what it points to.

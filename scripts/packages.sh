@@ -21,7 +21,8 @@ packages=(
 )
 # Another architecture than this machine's: compiler, emulator, and a root for guests.
 case $cross in
-aarch64*) packages+=(gcc-aarch64-linux-gnu libc6-dev-arm64-cross mmdebstrap qemu-system-arm) ;;
+aarch64*) packages+=(gcc-aarch64-linux-gnu libc6-dev-arm64-cross mmdebstrap qemu-efi-aarch64
+	qemu-system-arm) ;;
 x86_64*) packages+=(gcc-x86-64-linux-gnu libc6-dev-amd64-cross mmdebstrap qemu-system-x86) ;;
 esac
 

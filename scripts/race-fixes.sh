@@ -38,5 +38,5 @@ mv "$src.tmp" "$src"
 step_done
 
 KERNEL=stock DEBUG=0 SRC=$src OUT=$dir/kernel "$top/scripts/kernel.sh"
-IMAGE=$dir/kernel/arch/x86/boot/bzImage KERNEL=stock DEBUG=0 TIME=${TIME:-5} \
+IMAGE=$dir/kernel/arch/$srcarch/boot/$kimage KERNEL=stock DEBUG=0 TIME=${TIME:-5} \
 	"$top/scripts/race.sh"

@@ -8,7 +8,7 @@ options='ARCH'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
-packages=base-passwd,bash,coreutils,diffutils,findutils,grep,sed,mawk,procps,util-linux,mount,kmod
+packages=base-passwd,bash,busybox-static,coreutils,diffutils,findutils,grep,sed,mawk,procps,util-linux,mount,kmod
 packages+=,redis-server,redis-tools,libjemalloc2,libtcmalloc-minimal4,linux-perf
 suite=$(. /etc/os-release && echo "${VERSION_CODENAME:-stable}")
 root=$cache/root-$arch
@@ -26,7 +26,10 @@ if [ "$id" != "$(cat "$root/.packages" 2>/dev/null)" ]; then
 		"$suite" "$root.tmp" >"$build/log/root.log" 2>&1 ||
 		die "mmdebstrap failed, see $build/log/root.log: $(tail -n 1 "$build/log/root.log")"
 	# What the packages would do when they are installed.
-	ln -sf mawk "$root.tmp/usr/bin/awk"
+	ln -s bash "$root.tmp/usr/bin/sh"
+	ln -s mawk "$root.tmp/usr/bin/awk"
+	ln -s ../bin/busybox "$root.tmp/usr/sbin/poweroff"
+	ln -s ../bin/busybox "$root.tmp/usr/sbin/ip"
 	cp "$root.tmp/usr/share/base-passwd/passwd.master" "$root.tmp/etc/passwd"
 	cp "$root.tmp/usr/share/base-passwd/group.master" "$root.tmp/etc/group"
 	mkdir -p "$root.tmp"/{home,lib,opt,srv,usr/lib/modules}

@@ -116,6 +116,7 @@ check_shellcheck()
 check_packages()
 {
 	"$top/scripts/packages.sh"
+	ARCH=arm64 "$top/scripts/packages.sh"
 }
 
 check_source()
@@ -210,6 +211,47 @@ check_race()
 check_race_pairs()
 {
 	KERNEL=pte_ref DEBUG=1 TIME=10 "$top/scripts/race.sh"
+}
+
+# The same on arm64, with small and with large pages.
+check_kernel_arm64()
+{
+	ARCH=arm64 KERNEL=pte_ref DEBUG=1 "$top/scripts/kernel.sh"
+}
+
+check_kunit_arm64()
+{
+	ARCH=arm64 "$top/scripts/kunit-qemu.sh"
+}
+
+check_selftest_arm64()
+{
+	ARCH=arm64 DEBUG=1 "$top/scripts/selftest.sh" pte_ref
+}
+
+check_race_arm64()
+{
+	ARCH=arm64 KERNEL=pte_ref DEBUG=1 TIME='' "$top/scripts/race.sh"
+}
+
+check_kernel_arm64_64k()
+{
+	PAGES=64k check_kernel_arm64
+}
+
+check_kunit_arm64_64k()
+{
+	PAGES=64k check_kunit_arm64
+}
+
+check_selftest_arm64_64k()
+{
+	PAGES=64k check_selftest_arm64
+}
+
+check_race_arm64_64k()
+{
+	PAGES=64k check_race_arm64
 }
 
 check_kernel_pte_ref()
@@ -652,6 +694,14 @@ checks()
 		bench_limits 1 bench
 		off 50 kernel_stock
 		kunit_um 200
+		kernel_arm64 330
+		kunit_arm64 60 kernel_arm64
+		selftest_arm64 100 kernel_arm64
+		race_arm64 40 kernel_arm64
+		kernel_arm64_64k 330
+		kunit_arm64_64k 60 kernel_arm64_64k
+		selftest_arm64_64k 120 kernel_arm64_64k
+		race_arm64_64k 60 kernel_arm64_64k
 	END
 }
 
@@ -661,7 +711,7 @@ if [ "${1:-}" = --one ]; then
 fi
 
 # Each check says itself what it boots and builds.
-unset KUNIT_CONFIG FILTER KERNEL DEBUG QUICK TIME GROUP RUN TIMEOUT RWDIR TREE MEM CPUS APPEND QEMU_OPTS
+unset ARCH CPU PAGES KUNIT_CONFIG FILTER KERNEL DEBUG QUICK TIME GROUP RUN TIMEOUT RWDIR TREE MEM CPUS APPEND QEMU_OPTS
 start=$SECONDS
 mkdir -p "$logs" "$cache"
 lock test

@@ -31,6 +31,10 @@ for port in /sys/class/virtio-ports/*/name; do\
 		ln -sf "../${port##*/}" "/dev/virtio-ports/$name"\
 done' "$init"
 	grep -q '^for port in' "$init" || die "this virtme-init is not known: give VIRTME=directory"
+	# A directory that may be written may lie in one that may not: mount it later.
+	run=$dir.tmp/usr/lib/python3/dist-packages/virtme/commands/run.py
+	sed -i 's/(("rwdir", i) for i in args.rwdir), (("rodir", i) for i in args.rodir)/(("rodir", i) for i in args.rodir), (("rwdir", i) for i in args.rwdir)/' "$run"
+	grep -q 'args.rodir), (("rwdir"' "$run" || die "this virtme-run is not known: give VIRTME=directory"
 	mv "$dir.tmp" "$dir"
 fi
 echo "$dir"

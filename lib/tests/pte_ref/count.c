@@ -66,13 +66,13 @@ static void other_tables_have_no_ref(struct kunit *test)
 {
 	struct table *t = test->priv;
 	unsigned long slot = virt_to_ptdesc(t->pmd)->pte_notes;
+	struct page *pgd = virt_to_page(t->mm->pgd);
 	pte_t *ptep;
 
 	KUNIT_EXPECT_TRUE(test, !slot || slot & PTE_NOTES_TAG);
-	/* If it is not one of several objects in a page. */
-	if (!PageSlab(virt_to_page(t->mm->pgd)))
-		KUNIT_EXPECT_NULL(test,
-				  page_ptdesc(virt_to_page(t->mm->pgd))->pte_ref);
+	/* If it is neither one of several in a page nor the PMD table itself. */
+	if (!PageSlab(pgd) && pgd != virt_to_page(t->pmd))
+		KUNIT_EXPECT_NULL(test, page_ptdesc(pgd)->pte_ref);
 
 	ptep = pte_alloc_one_kernel(&init_mm);
 	KUNIT_ASSERT_NOT_NULL(test, ptep);

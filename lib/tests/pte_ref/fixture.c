@@ -367,11 +367,13 @@ unsigned long *note_marks(struct table *t)
 	return &notes->marks;
 }
 
-/* Is the group of the table marked? */
+/* Is the group of the table marked?  Not pmd_index(): the PMD may be folded. */
 bool is_marked(struct table *t)
 {
+	unsigned int index = offset_in_page(t->pmd) / sizeof(*t->pmd);
+
 	return READ_ONCE(*note_marks(t)) &
-	       BIT(PTE_NOTES_SHIFT + pmd_index(t->addr) / PTE_NOTES_GROUP);
+	       BIT(PTE_NOTES_SHIFT + index / PTE_NOTES_GROUP);
 }
 
 /*

@@ -1,0 +1,49 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# Boots what make test does not of arm64, the debug kernel each time: other page sizes,
+# numbers of levels, CPUs and machines. A line for each, and the status 1 if one failed.
+set -euo pipefail
+options='TIMEOUT'
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+export ARCH=arm64 KERNEL=pte_ref DEBUG=1 TIME=''
+failed=0
+
+# one NAME COMMAND...: its line; what the command says is kept.
+one()
+{
+	local name=$1 start=$SECONDS word=ok
+	shift
+	"$@" >"$build/log/arm64-$name.log" 2>&1 || word=FAIL
+	[ $word = ok ] || failed=$((failed + 1))
+	echo "$word $name ($((SECONDS - start)) s)"
+	[ $word = ok ] || tail -n 5 "$build/log/arm64-$name.log" | sed 's/^/    /'
+}
+
+all()
+{
+	"$top/scripts/kernel.sh" && "$top/scripts/kunit-qemu.sh" &&
+		"$top/scripts/selftest.sh" pte_ref && "$top/scripts/race.sh"
+}
+
+# The firmware starts the kernel, which has tables of EFI then.
+efi()
+{
+	local firmware=/usr/share/qemu-efi-aarch64/QEMU_EFI.fd
+	[ -f $firmware ] || die "$firmware is missing: run scripts/packages.sh"
+	"$top/scripts/kernel.sh"
+	NAME=efi QEMU_OPTS="-bios $firmware" RUN="dmesg | grep 'efi: EFI v'" "$top/scripts/boot.sh" &&
+		"$top/scripts/check-log.sh" "$build/log/console-efi-arm64.log"
+}
+
+mkdir -p "$build/log"
+"$top/scripts/packages.sh"
+one 4k all
+PAGES=16k one 16k all
+PAGES=64k one 64k all
+PAGES=64k-va42 one two-levels all
+CPU=cortex-a57 one no-range-tlbi all
+MTE=1 QEMU_OPTS="-M virt,mte=on" one mte all
+one efi efi
+[ $failed -eq 0 ]
