@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-# The rows of bench/limits with their figures; see report.sh.
+# The rows of bench/limits with their figures, of arch; see report.sh.
 
 function sorted(row, kernel, list,   i, j, t, n)
 {
@@ -57,13 +57,13 @@ function grouped(x,   i, n)
 }
 
 FILENAME == ARGV[1] {
-	if ($5 == "all" || $5 == run) {
+	if (($6 == "all" || $6 == run) && !(arch == "arm64" && $5 == "-")) {
 		order[++all] = $1
 		measure[$1] = $2
 		target[$1] = $3
-		limit[$1] = $4
-		for (i = 6; i <= NF; i++)
-			text[$1] = text[$1] (i > 6 ? " " : "") $i
+		limit[$1] = arch != "arm64" || $5 == "=" ? $4 : $5
+		for (i = 7; i <= NF; i++)
+			text[$1] = text[$1] (i > 7 ? " " : "") $i
 	}
 	next
 }

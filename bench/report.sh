@@ -5,6 +5,7 @@
 # the table. RUN is quick or full. The status is 2 if a row is above its limit or has no
 # figure.
 set -euo pipefail
+options='ARCH'
 words='DIR RUN [LIMITS]'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/../scripts/lib.sh"
@@ -14,7 +15,7 @@ dir=$1 run=$2
 here=$(cd "$(dirname "$0")" && pwd)
 need awk gnuplot
 
-awk -v run="$run" -v markdown="$dir/table.md" -v OFS=, -f "$here/report.awk" "${3:-$here/limits}" "$dir/figures" >"$dir/bench.csv"
+awk -v run="$run" -v arch="$arch" -v markdown="$dir/table.md" -v OFS=, -f "$here/report.awk" "${3:-$here/limits}" "$dir/figures" >"$dir/bench.csv"
 awk -F, '{ printf "%-20s %-6s %11s %11s %8s %15s %7s %7s  %s\n", $1, $2, $3, $4, $5, $6, $7, $8, $9 }' \
 	"$dir/bench.csv" | tee "$dir/table.txt"
 gnuplot -e "dir='$dir'" "$here/plot.gp" || die "gnuplot failed"

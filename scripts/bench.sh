@@ -1,11 +1,11 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # Runs the programs of bench/ in stock Linux and in Linux with pte_ref and sets what they
-# cost side by side: BUILD/bench/table.txt, table.md, bench.csv, bench.png. Fails if a
+# cost side by side: BUILD/bench[-ARCH]/table.txt, table.md, bench.csv, bench.png. Fails if a
 # row is above its limit in bench/limits or has no figure. QUICK=1 has fewer rows and
 # rounds.
 set -euo pipefail
-options='QUICK'
+options='ARCH PAGES QUICK'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
@@ -16,14 +16,15 @@ case ${QUICK:-0} in
 esac
 # Possible CPUs beside 2; 255 is the most without x2APIC, which QEMU does not emulate.
 read -ra possible <<<"$possible"
-work=$build/bench.tmp
+work=$build/bench$flavour.tmp
 lock bench
-need gcc gnuplot perf
+need "${cross}gcc" gnuplot perf
 
 # rows MEASURE: the rows of this run.
 rows()
 {
-	awk -v run=$run -v measure="$1" '$2 == measure && ($5 == "all" || $5 == run) { print $1 }' \
+	awk -v run=$run -v measure="$1" -v arch="$arch" '$2 == measure && ($6 == "all" || $6 == run) &&
+			!(arch == "arm64" && $5 == "-") { print $1 }' \
 		"$top/bench/limits"
 }
 
@@ -68,31 +69,41 @@ guest()	# KERNEL NAME ARGUMENT...
 		log "[bench] $kernel: once more"
 	done
 	[ $status -eq 0 ] || die "$name on $kernel failed, see above"
-	"$top/scripts/check-log.sh" "$build/log/console-bench-$name-$kernel.log" ||
+	"$top/scripts/check-log.sh" "$build/log/console-bench-$name-$kernel$flavour.log" ||
 		die "$name on $kernel: the kernel warned, see above"
 	cat "$work/said-$kernel"
 }
 
-# The time stamp counter counts instructions; a page is cleared by 512 of them.
-icount="-accel tcg,thread=single -icount shift=0,sleep=off -cpu max,-erms,-fsrm"
+# The counter of the CPU counts instructions; x86_64 clears a page by 512 of them.
+icount="-accel tcg,thread=single -icount shift=0,sleep=off"
+case $arch in
+x86_64) cpu=max,-erms,-fsrm ;;
+arm64) cpu=max,pauth-impdef=on,cntfrq=1000000000 ;;
+esac
 
 exact()	# POSSIBLE KERNEL NAME ARGUMENT...: one CPU of so many
 {
-	local table=$work/madt-$1-$2
-	madt "$1" >"$table"
-	ACCEL=tcg CPUS=1 MEM=2G APPEND="nokaslr norandmaps maxcpus=1 acpi_apic_instance=2" \
-		QEMU_OPTS="$icount -acpitable sig=APIC,rev=1,data=$table" guest "${@:2}"
+	local table=$work/madt-$1-$2 append="nokaslr norandmaps maxcpus=1"
+	case $arch in
+	x86_64)
+		madt "$1" >"$table"
+		ACCEL=tcg CPU=$cpu CPUS=1 APPEND="$append acpi_apic_instance=2" \
+			QEMU_OPTS="$icount -acpitable sig=APIC,rev=1,data=$table" guest "${@:2}" ;;
+	arm64)
+		ACCEL=tcg CPU=$cpu CPUS=$1 APPEND=$append \
+			QEMU_OPTS="$icount -M virt,gic-version=3" guest "${@:2}" ;;
+	esac
 }
 
 exact_two()	# KERNEL NAME ARGUMENT...: two CPUs that take turns
 {
-	ACCEL=tcg CPUS=2 MEM=2G APPEND="nokaslr norandmaps" QEMU_OPTS=$icount guest "$@"
+	ACCEL=tcg CPU=$cpu CPUS=2 APPEND="nokaslr norandmaps" QEMU_OPTS=$icount guest "$@"
 }
 
 # Two CPUs that run at the same time.
 parallel()	# KERNEL NAME ARGUMENT...
 {
-	CPUS=2 MEM=2G APPEND='' QEMU_OPTS='' guest "$@"
+	CPUS=2 APPEND='' QEMU_OPTS='' guest "$@"
 }
 
 keep()	# KERNEL ROUND: the lines of row and figure that a guest said are kept
@@ -173,14 +184,14 @@ demo()
 						print "stock 1 demo_" w[i] "_needed", v[w[i], "needed"]
 					}
 				}
-			}' "$build/demo/$kernel.figures" >>"$work/figures"
+			}' "$build/demo$flavour/$kernel.figures" >>"$work/figures"
 	done
 }
 
 rm -rf "$work"
 mkdir -p "$work/bin"
 for p in ops memory will latency; do
-	gcc -O2 -static -pthread -Wall -Wextra -Werror -o "$work/bin/$p" "$top/bench/$p.c" ||
+	"${cross}gcc" -O2 -static -pthread -Wall -Wextra -Werror -o "$work/bin/$p" "$top/bench/$p.c" ||
 		die "cannot build bench/$p.c"
 done
 jobs=()
@@ -213,7 +224,7 @@ status=0
 "$top/bench/report.sh" "$work" $run || status=$?
 [ $status -eq 0 ] || [ $status -eq 2 ] || exit $status
 [ $run = quick ] || perf_texts
-rm -rf "$build/bench"
-mv "$work" "$build/bench"
-log "[bench] table.txt, bench.csv and bench.png are in $build/bench, after $((SECONDS - start)) s"
+rm -rf "$build/bench$flavour"
+mv "$work" "$build/bench$flavour"
+log "[bench] table.txt, bench.csv and bench.png are in $build/bench$flavour, after $((SECONDS - start)) s"
 [ $status -eq 0 ] || die "a row is above its limit or has no figure, see above"

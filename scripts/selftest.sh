@@ -23,6 +23,8 @@ x86_64) lacks=" data.cont_hugetlb reclaim.high_address " ;;
 arm64) lacks=" data.mte " ;;
 esac
 [ -z "${MTE:-}" ] || lacks=
+# A huge page of 512 MiB is none of a file.
+[[ $pages != 64k* ]] || lacks+=" data.thp_shmem "
 
 need losetup mkswap swapon
 lock selftest

@@ -15,6 +15,7 @@ declare -A targets=([x86]="${TARGETS:-mm/ fs/ kernel/ lib/ arch/x86/}"
 
 mkdir -p "$build/series-build/um" "$build/log"
 use_ccache
+ARCH=arm64 "$top/scripts/packages.sh"
 TREE=$tree "$top/scripts/tree.sh"
 mapfile -t commits < <(git -C "$tree" rev-list --reverse pristine..pte_ref)
 trap 'git -C "$tree" checkout -q -f pte_ref' EXIT

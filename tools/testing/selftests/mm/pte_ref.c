@@ -37,6 +37,10 @@
 #include "vm_util.h"
 #include "pte_ref.h"
 
+/* Ends what hangs, not what is slow: an emulated CPU, a debug kernel. */
+#undef TEST_TIMEOUT_DEFAULT
+#define TEST_TIMEOUT_DEFAULT	600
+
 /*
  * Pages of a table that a test uses: all of them if pages have 4 KiB.  What is
  * named after a size in the tests is that of a table of such pages.
