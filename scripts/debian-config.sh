@@ -14,6 +14,7 @@ need dpkg-deb tar xz
 deb=$("$top/scripts/debian-get.sh" "give CONFIG=/path/to/a configuration" \
 	"linux-config-$v" "^${v//./\\.}[.-]") || exit 1
 dpkg-deb --fsys-tarfile "$deb" |
-	tar -xO "./usr/src/linux-config-$v/config.amd64_none_$1.xz" 2>/dev/null | xz -d >"$config" ||
+	tar -xO "./usr/src/linux-config-$v/config.amd64_none_$1.xz" 2>/dev/null | xz -d >"$config.tmp" ||
 	die "$(basename "$deb") has no configuration of $1"
+mv "$config.tmp" "$config"
 echo "$config"

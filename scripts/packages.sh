@@ -1,7 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Installs the Debian packages that the other scripts use.
+# Installs the Debian packages that the other scripts use; with the word deb also those
+# that only make deb and make check-deb need.
 set -euo pipefail
+words='[deb]'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
@@ -18,6 +20,12 @@ packages=(
 	# checks
 	shellcheck sparse
 )
+if [ "${1:-}" = deb ]; then
+	# to build packages, and a root to install them in
+	packages+=(debhelper dpkg-dev e2fsprogs libdw-dev mmdebstrap openssl pahole)
+elif [ $# -gt 0 ]; then
+	die "$1: must be deb"
+fi
 
 missing()
 {
