@@ -11,7 +11,7 @@ options='ACCEL'
 
 dir=$build/check-deb
 image=$dir/disk.img
-packages=(systemd-sysv udev dbus kmod procps initramfs-tools linux-image-cloud-amd64
+packages=(systemd-sysv udev dbus kmod procps initramfs-tools zstd linux-image-cloud-amd64
 	redis-server redis-tools)
 accel=${ACCEL:-$(cat "$cache/accel-$(cat /proc/sys/kernel/random/boot_id)" 2>/dev/null || echo tcg)}
 version >/dev/null
