@@ -16,12 +16,12 @@ KERNEL ?= pte_ref
 override RUN := $(value RUN)
 override APPEND := $(value APPEND)
 export BUILD ARCH PAGES CPU KERNEL DEBUG LINUX VERSION RUN TIMEOUT RWDIR TREE MEM CPUS APPEND QEMU_OPTS
-export ACCEL JOBS SCALE VIRTME TIME GROUP QUICK BUDGET
+export ACCEL CONFIG JOBS SCALE VIRTME TIME GROUP QUICK BUDGET
 
 S := scripts
 
 .PHONY: help packages source kernel boot demo test test-arm64 tree refresh port series series-build
-.PHONY: lint check-off bench race race-fixes pte_waste clean
+.PHONY: lint check-off deb check-deb bench race race-fixes pte_waste clean
 
 help:		## this list
 	@awk -F':.*## ' '/^[a-z0-9_-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -42,6 +42,9 @@ kernel: source	## build a kernel: KERNEL=pte_ref|stock DEBUG=1|kasan
 
 boot: kernel	## boot it, for a shell or RUN='command': KERNEL= TIMEOUT=seconds RWDIR=dir
 	@$(S)/boot.sh
+
+deb:		## installable package of the kernel: CONFIG=lean|cloud|debian|/boot/config-...
+	@$(S)/deb.sh
 
 demo:		## stock beside pte_ref: tables that real programs keep; SCALE=full for 50 GiB
 	@demo/run.sh
@@ -72,6 +75,11 @@ lint: source	## shellcheck, checkpatch, kernel-doc, sparse, W=1
 
 check-off: source	## FREE_USER_PTE=n: the touched files compile to what stock has
 	@$(S)/check-off.sh
+
+check-deb:	## install, boot and remove the lean package in a guest; compile Debian's cloud
+	@$(MAKE) deb CONFIG=lean KERNEL=pte_ref
+	@$(S)/check-deb.sh
+	@$(S)/check-cloud.sh
 
 bench:		## what it costs beside stock, against bench/limits: QUICK=1 for fewer rows
 	@$(MAKE) kernel KERNEL=stock DEBUG=

@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: GPL-2.0
 # Builds BUILD/kernel-KERNEL[-ARCH][-PAGES][-debug|-kasan] from the prepared source,
 # for this machine or, across, for another one, ARCH=. TARGETS names other make
-# targets, such as mm/.
+# targets, such as mm/. BASE is a whole configuration to start from, instead of the lean
+# one; FRAGMENTS names more of configs/.
 set -euo pipefail
-options='ARCH DEBUG EXTRA_CONFIG JOBS KERNEL OUT PAGES SRC TARGETS'
+options='ARCH BASE DEBUG EXTRA_CONFIG FRAGMENTS JOBS KERNEL OUT PAGES SRC TARGETS'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
@@ -15,16 +16,21 @@ out=${OUT:-$(kernel_dir "$kernel" "$debug")}
 name=$(basename "$out")
 logfile=$build/log/$name.build.log
 read -ra targets <<<"${TARGETS:-$kimage}"
+base=${BASE:-}
+read -ra more <<<"${FRAGMENTS:-}"
 # Symbols for this build only, as SYMBOL=value words.
 read -ra extra <<<"${EXTRA_CONFIG:-}"
 
+[ -z "$base" ] || [ -r "$base" ] || die "BASE=$base: there is no such file"
 [ -f "$src/Makefile" ] || die "$src is missing: run make source"
 need make gcc "${cross}gcc" bc flex bison sha256sum
 
-fragments=(guest "$arch")
+fragments=()
+[ -n "$base" ] || fragments=(guest "$arch")
 v=$(version) || exit 1
 [ ! -f "$top/configs/$v.config" ] || fragments=("$v" "${fragments[@]}")
 [ "$pages" = 4k ] || fragments+=("$arch-$pages")
+fragments+=("${more[@]}")
 if [ "$kernel" = pte_ref ]; then
 	fragments+=(pte_ref)
 fi
@@ -50,7 +56,7 @@ args=(-C "$src" "O=$out" "ARCH=$arch" "CROSS_COMPILE=$cross" "CC=$cc" "HOSTCC=$h
 wanted()
 {
 	{
-		sed -n '/^CONFIG_/p' "${fragments[@]}"
+		cat "${fragments[@]}" /dev/null | sed -n '/^CONFIG_/p'
 		[ ${#extra[@]} -eq 0 ] || printf 'CONFIG_%s\n' "${extra[@]}"
 	} | awk -F= '!($1 in v) { order[++n] = $1 } { v[$1] = $0 }
 		END { for (i = 1; i <= n; i++) print v[order[i]] }'
@@ -70,6 +76,7 @@ lost()
 config_id()
 {
 	wanted
+	[ -z "$base" ] || sha256sum <"$base"
 	"${cross}gcc" --version | head -n 1
 	find "$src" -name 'Kconfig*' -type f -print0 | sort -z | xargs -0 cat | sha256sum
 }
@@ -83,7 +90,14 @@ configure()
 	fi
 	rm -f "$out/.config.id"
 	wanted >"$out/.wanted"
-	kmake "${args[@]}" KCONFIG_ALLCONFIG="$out/.wanted" allnoconfig >"$logfile" 2>&1 ||
+	if [ -n "$base" ]; then
+		# Keys that only the builder of that configuration has: Linux makes its own.
+		sed -E '/^CONFIG_(SYSTEM_TRUSTED_KEYS|SYSTEM_REVOCATION_KEYS|MODULE_SIG_KEY)=/d' "$base" |
+			cat - "$out/.wanted" >"$out/.config"
+		kmake "${args[@]}" olddefconfig
+	else
+		kmake "${args[@]}" KCONFIG_ALLCONFIG="$out/.wanted" allnoconfig
+	fi >"$logfile" 2>&1 ||
 		die "configuring $name failed, see $logfile: $(tail -n 1 "$logfile")"
 	missing=$(lost)
 	[ -z "$missing" ] || die "this kernel does not take from configs/:$missing"

@@ -85,7 +85,7 @@ unset MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES
 kmake()
 {
 	env -u BUILD -u KERNEL -u DEBUG -u LINUX -u RUN -u TREE -u MEM -u CPUS -u S \
-		-u APPEND -u CONFIG -u SRC -u OUT -u TARGETS -u JOBS -u NAME -u VERSION \
+		-u APPEND -u BASE -u CONFIG -u FRAGMENTS -u SRC -u OUT -u TARGETS -u JOBS -u NAME -u VERSION \
 		make -s "$@"
 }
 

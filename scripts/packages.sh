@@ -1,8 +1,10 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Installs the Debian packages that the other scripts use, for this machine or ARCH=.
+# Installs the Debian packages that the other scripts use, for this machine or ARCH=; with
+# the word deb also those that only make deb and make check-deb need.
 set -euo pipefail
 options='ARCH'
+words='[deb]'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
@@ -25,6 +27,12 @@ aarch64*) packages+=(gcc-aarch64-linux-gnu libc6-dev-arm64-cross mmdebstrap qemu
 	qemu-system-arm) ;;
 x86_64*) packages+=(gcc-x86-64-linux-gnu libc6-dev-amd64-cross mmdebstrap qemu-system-x86) ;;
 esac
+if [ "${1:-}" = deb ]; then
+	# to build packages, and a root to install them in
+	packages+=(debhelper dpkg-dev e2fsprogs libdw-dev mmdebstrap openssl pahole)
+elif [ $# -gt 0 ]; then
+	die "$1: must be deb"
+fi
 
 missing()
 {

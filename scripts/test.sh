@@ -543,6 +543,24 @@ check_lost_symbol()
 		EXTRA_CONFIG=NO_SUCH_SYMBOL=y OUT="$tmp/kernel" "$top/scripts/kernel.sh"
 }
 
+# What make deb cannot take it says before anything is fetched.
+check_deb_arguments()
+{
+	local deb=(env -u VERSION BUILD="$tmp/build" "$top/scripts/deb.sh")
+	says "CONFIG=server: must be lean, cloud, debian, or the path of a configuration" \
+		"${deb[@]}" --config server
+	says "CONFIG=/boot/config-none: there is no such file" "${deb[@]}" --config /boot/config-none
+	echo 'CONFIG_ARM64=y' >"$tmp/arm64"
+	says "is no configuration of Linux for x86_64" "${deb[@]}" --config "$tmp/arm64"
+	says "KERNEL=other: must be pte_ref or stock" "${deb[@]}" --kernel other
+	says "ARCH=arm64: only x86_64 is supported" "${deb[@]}" --arch arm64
+	[ ! -e "$tmp/build/src" ] || fail "a source was fetched"
+	mkdir -p "$tmp/build/src"
+	echo "small 9.9.1" >"$tmp/build/src/stock.stamp"
+	says "no package linux-image-9.9.1-pteref in $tmp/build/deb/lean: run make deb CONFIG=lean" \
+		env -u VERSION BUILD="$tmp/build" "$top/scripts/check-deb.sh"
+}
+
 # A limit of time follows the machine: here one that compiles in half a second.
 check_patience()
 {
@@ -667,6 +685,7 @@ checks()
 		source 40
 		wrong_version 1
 		no_version 1
+		deb_arguments 1
 		debian_get 1
 		apply_again 1
 		broken_patch 1
@@ -711,7 +730,7 @@ if [ "${1:-}" = --one ]; then
 fi
 
 # Each check says itself what it boots and builds.
-unset ARCH CPU PAGES KUNIT_CONFIG FILTER KERNEL DEBUG QUICK TIME GROUP RUN TIMEOUT RWDIR TREE MEM CPUS APPEND QEMU_OPTS
+unset ARCH CONFIG CPU PAGES KUNIT_CONFIG FILTER KERNEL DEBUG QUICK TIME GROUP RUN TIMEOUT RWDIR TREE MEM CPUS APPEND QEMU_OPTS
 start=$SECONDS
 mkdir -p "$logs" "$cache"
 lock test
