@@ -20,7 +20,7 @@ export ACCEL JOBS SCALE VIRTME TIME GROUP QUICK BUDGET
 S := scripts
 
 .PHONY: help packages source kernel boot demo test tree refresh port series series-build
-.PHONY: lint check-off bench race race-fixes pte_waste clean
+.PHONY: lint check-off bench race race-fixes mutants pte_waste clean
 
 help:		## this list
 	@awk -F':.*## ' '/^[a-z_-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -80,6 +80,9 @@ race:		## callers against the free of their table: TIME=seconds GROUP= KERNEL= D
 
 race-fixes: source	## the same with nothing but the part *fixes*: TIME=seconds WITHOUT=1
 	@$(S)/race-fixes.sh
+
+mutants: source	## take one argument of the code after the other away: which KUnit case fails?
+	@$(S)/mutants.sh
 
 pte_waste:	## build ./pte_waste, which says what pte_ref would give back on this machine
 	@$(CC) -O2 -Wall -Wextra -o $@ tools/mm/$@.c

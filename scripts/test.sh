@@ -639,7 +639,7 @@ checks()
 		kunit_x86 40 kernel_debug
 		selftest 80 kernel_debug
 		race 25 kernel_debug
-		race_pairs 110 kernel_debug
+		race_pairs 210 kernel_debug
 		kernel_stock 290
 		boot 10 kernel_stock
 		boot_panic 10 kernel_stock
@@ -661,7 +661,7 @@ if [ "${1:-}" = --one ]; then
 fi
 
 # Each check says itself what it boots and builds.
-unset KUNIT_CONFIG FILTER KERNEL DEBUG QUICK TIME GROUP RUN TIMEOUT RWDIR TREE MEM CPUS APPEND QEMU_OPTS
+unset BUILT KUNIT_CONFIG FILTER KERNEL DEBUG QUICK TIME GROUP RUN TIMEOUT RWDIR TREE MEM CPUS APPEND QEMU_OPTS
 start=$SECONDS
 mkdir -p "$logs" "$cache"
 lock test
