@@ -4,8 +4,9 @@
 # says; the exit status is that of kunit.py. Fails too if a test was skipped and
 # does not say why. FILTER: suite or suite.test, as kunit.py takes it.
 # KUNIT_CONFIG: another file than configs/um.kunitconfig, with an OUT of its own.
+# BUILT=1: runs the kernel that is in OUT.
 set -euo pipefail
-options='FILTER JOBS KUNIT_CONFIG OUT SRC TIMEOUT'
+options='BUILT FILTER JOBS KUNIT_CONFIG OUT SRC TIMEOUT'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
@@ -22,14 +23,18 @@ use_ccache
 
 step kunit "KUnit on UML"
 limit=${TIMEOUT:-$(patience 3000)}
+# Of which the kernel may take so many seconds, so that kunit.py ends one that hangs.
+kernel=$(patience 300)
+[ "$kernel" -lt "$limit" ] || kernel=$((limit * 9 / 10))
 mkdir -p "$out"
 rm -f "$out/test.log"
+command=(run --kunitconfig "$config" --jobs "${JOBS:-$(nproc)}"
+	--make_options "CC=$hostcc" --make_options "HOSTCC=$hostcc")
+[ -z "${BUILT:-}" ] || command=(exec)
 status=0
 env -C "$src" -u ARCH -u BUILD -u KERNEL -u DEBUG -u LINUX -u VERSION PYTHONDONTWRITEBYTECODE=1 \
-	timeout -k 10 "$limit" python3 tools/testing/kunit/kunit.py run \
-	--kunitconfig "$config" --build_dir "$out" \
-	--make_options "CC=$cc" --make_options "HOSTCC=$hostcc" \
-	--jobs "${JOBS:-$(nproc)}" --timeout "$(patience 300)" --kernel_args ncpus=2 --kernel_args seccomp=on \
+	timeout -k 10 "$limit" python3 tools/testing/kunit/kunit.py "${command[@]}" --build_dir "$out" \
+	--timeout "$kernel" --kernel_args ncpus=2 --kernel_args seccomp=on \
 	${FILTER:+"$FILTER"} </dev/null || status=$?
 step_done
 [ "$status" -ne 124 ] || die "time limit of $limit s reached, see $out/test.log"

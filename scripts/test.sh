@@ -700,7 +700,7 @@ checks()
 		kunit_x86 40 kernel_debug
 		selftest 80 kernel_debug
 		race 25 kernel_debug
-		race_pairs 110 kernel_debug
+		race_pairs 210 kernel_debug
 		kernel_stock 290
 		boot 10 kernel_stock
 		boot_panic 10 kernel_stock
@@ -730,7 +730,7 @@ if [ "${1:-}" = --one ]; then
 fi
 
 # Each check says itself what it boots and builds.
-unset ARCH CONFIG CPU PAGES KUNIT_CONFIG FILTER KERNEL DEBUG QUICK TIME GROUP RUN TIMEOUT RWDIR TREE MEM CPUS APPEND QEMU_OPTS
+unset ARCH BUILT CONFIG CPU PAGES KUNIT_CONFIG FILTER KERNEL DEBUG QUICK TIME GROUP RUN TIMEOUT RWDIR TREE MEM CPUS APPEND QEMU_OPTS
 start=$SECONDS
 mkdir -p "$logs" "$cache"
 lock test
