@@ -82,7 +82,9 @@ void fail_pte_table(struct mm_struct *mm, pmd_t *pmd, unsigned long addr)
 		usleep_range(delay_us, delay_us + delay_us / 8);
 	/*
 	 * Of a table that was just made the address is not known, so what was
-	 * flushed is not its range.  RCU keeps it until that is.
+	 * flushed is not its range.  RCU keeps it until that is.  A huge page
+	 * that comes in its place before is more than arm64 allows to a CPU
+	 * without BBML2.
 	 */
 	preempt_disable();
 	if (try_to_free_user_pte(mm, pmd, addr) && !addr)

@@ -243,11 +243,15 @@ unsigned long pte_ref_read(struct ptdesc *ptdesc)
  */
 #define PTE_REF_PINNED		(1 << 30)
 
-/* A table that is not tracked is never freed either. */
+/*
+ * A table that is not tracked is never freed either.  In one that was unlinked
+ * half a pointer may lie in the place of the count, see pte_free_chain(): that
+ * is negative, and so no pin.
+ */
 static bool pte_ref_pinned(struct ptdesc *ptdesc)
 {
 	return !READ_ONCE(ptdesc->pte_ref) ||
-	       (READ_ONCE(ptdesc->pte_populated) & PTE_REF_PINNED);
+	       READ_ONCE(ptdesc->pte_populated) >= PTE_REF_PINNED;
 }
 
 /**
@@ -262,8 +266,8 @@ static bool pte_ref_pinned(struct ptdesc *ptdesc)
  * hugetlb.  The entries of hugetlb are not counted: nobody asks for the exact
  * count of a pinned table.
  *
- * RCU keeps the table while it is asked: a pin that is seen was set before it
- * could be unlinked.
+ * RCU keeps the table while it is asked, also one that was just unlinked, which
+ * is not pinned.
  *
  * Context: any, also with the table locked.
  * Return: the entry, or NULL if there is no table or it is not pinned.

@@ -214,6 +214,27 @@ static void pinned_table_is_made(struct kunit *test)
 	KUNIT_EXPECT_PTR_EQ(test, pte_offset_pinned(bare.pmd, bare.addr), ptep);
 }
 
+/* What is in the descriptor of a table that was unlinked is not its count. */
+static void freed_table_is_not_pinned(struct kunit *test)
+{
+	struct table *t = test->priv, bare;
+	unsigned int nr;
+	pmd_t pmdval;
+	pte_t *ptep;
+
+	link_beside(t, &bare);
+	pmdval = pmdp_get_lockless(bare.pmd);
+	/* For RCU: both stay, until they were looked at. */
+	preempt_disable();
+	nr = pte_ref_free_range(t->mm, NULL, t->pmd, t->addr,
+				bare.addr + PMD_SIZE, false);
+	ptep = pte_offset_pinned(&pmdval, bare.addr);
+	preempt_enable();
+	unlock_table(t);
+	KUNIT_EXPECT_EQ(test, nr, 2);
+	KUNIT_EXPECT_NULL(test, ptep);
+}
+
 /* Tables of no mm, as those of EFI, are never tracked. */
 static void table_of_no_mm(struct kunit *test)
 {
@@ -231,6 +252,7 @@ static struct kunit_case pte_ref_arch_cases[] = {
 	KUNIT_CASE(flushed_by_deferred_work),
 	KUNIT_CASE(pinned_table_stays),
 	KUNIT_CASE(pinned_table_is_made),
+	KUNIT_CASE(freed_table_is_not_pinned),
 	KUNIT_CASE(table_of_no_mm),
 	{}
 };

@@ -282,6 +282,45 @@ static void dies_with_its_mm(struct kunit *test)
 	unlock_table(t);
 }
 
+/* When nothing is noted any more nothing is queued. */
+static void work_ends(struct kunit *test)
+{
+	struct table *t = test->priv;
+	unsigned long end = jiffies + 10 * HZ;
+
+	touch(t, t->addr, 1);
+	pte_ref_note(t->mm, t->addr);
+	while (atomic_read(&t->mm->pte_ref.state) && time_before(jiffies, end))
+		msleep(20);
+	KUNIT_EXPECT_EQ(test, atomic_read(&t->mm->pte_ref.state), 0);
+	KUNIT_EXPECT_FALSE(test, delayed_work_pending(&t->mm->pte_ref.work));
+	KUNIT_EXPECT_TRUE(test, is_linked(t));
+}
+
+/* The exit of the mm leaves nothing queued. */
+static void exit_turns_the_work_off(struct kunit *test)
+{
+	struct table *t = test->priv;
+	struct mm_pte_ref *queue = &t->mm->pte_ref;
+
+	lock_table(t);
+	set_entry(t, SWAP, 0);
+	clear_entry(t, 0);
+	unlock_table(t);
+	mm_exit_pte_ref(t->mm);
+	KUNIT_EXPECT_FALSE(test, delayed_work_pending(&queue->work));
+
+	/* As if it had never been, whether it had to turn the work off or not. */
+	disable_delayed_work_sync(&queue->work);
+	while (!enable_delayed_work(&queue->work))
+		;
+	queue->next = 0;
+	atomic_set(&queue->state, 0);
+	pte_ref_note(t->mm, t->addr);
+	pte_ref_flush(t->mm);
+	KUNIT_EXPECT_FALSE(test, is_linked(t));
+}
+
 static struct kunit_case pte_ref_deferred_cases[] = {
 	KUNIT_CASE(noted_at_zero),
 	KUNIT_CASE(last_entry_makes_no_ref),
@@ -294,6 +333,8 @@ static struct kunit_case pte_ref_deferred_cases[] = {
 	KUNIT_CASE(work_of_several_tables),
 	KUNIT_CASE(exit_ends_the_work),
 	KUNIT_CASE(dies_with_its_mm),
+	KUNIT_CASE(work_ends),
+	KUNIT_CASE(exit_turns_the_work_off),
 	{}
 };
 

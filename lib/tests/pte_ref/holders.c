@@ -468,6 +468,93 @@ static void allocation_failure(struct kunit *test)
 
 #endif
 
+/* Wherever a table was moved, its ref has its address when that is asked for. */
+static void ref_knows_its_address(struct kunit *test)
+{
+	struct table *t = test->priv;
+
+	lock_table(t);
+	WRITE_ONCE(t->ref->addr, 0);
+	set_entry(t, SWAP, 3);
+	KUNIT_EXPECT_EQ(test, t->ref->addr, t->addr);
+	WRITE_ONCE(t->ref->addr, 0);
+	clear_entry(t, 3);
+	KUNIT_EXPECT_EQ(test, t->ref->addr, t->addr);
+	/* The count is zero, which takes the PMD lock. */
+	WRITE_ONCE(t->ref->addr, 0);
+	pte_put(hold_table(t));
+	KUNIT_EXPECT_EQ(test, t->ref->addr, t->addr);
+	unlock_table(t);
+}
+
+/* Another caller has made it while we waited for the lock of the table. */
+static void ref_is_made_once(struct kunit *test)
+{
+	struct table *t = test->priv;
+	struct pte_ref *ref = t->ref;
+
+	lock_table(t);
+	link_table(t);
+	KUNIT_EXPECT_PTR_EQ(test, t->ref, ref);
+	KUNIT_EXPECT_PTR_EQ(test, t->ptdesc->pte_ref, ref);
+	t->ref = ref;
+	unlock_table(t);
+}
+
+/* Another put of a dead table may be at work still, and have seen zero too. */
+static void ref_outlives_its_readers(struct kunit *test)
+{
+	struct table *t = test->priv;
+	struct ref_watch w = {};
+	struct pte_ref *ref;
+	pgtable_t pgtable;
+	int freed;
+
+	ref = make_table(t, &w, &pgtable, false, true);
+	pte_free(t->mm, pgtable);
+	rcu_read_lock();
+	pte_put(ref);
+	pte_ref_release(&ref->ref);
+	freed = watched(&w);
+	rcu_read_unlock();
+	KUNIT_EXPECT_EQ(test, freed, 0);
+	pte_ref_flush(t->mm);
+	KUNIT_EXPECT_EQ(test, watched(&w), 1);
+	watch_stop(&w);
+}
+
+/* Another fault has linked a table: that one is held, once. */
+static void fault_links_no_second_table(struct kunit *test)
+{
+	struct table *t = test->priv;
+	struct vm_fault vmf = { .vma = t->vma, .address = t->addr + PMD_SIZE };
+	unsigned long bytes;
+	struct table bare;
+	pgtable_t pgtable;
+
+	pgtable = pte_alloc_one(t->mm);
+	KUNIT_ASSERT_NOT_NULL(test, pgtable);
+	link_beside(t, &bare);
+	vmf.pmd = bare.pmd;
+	vmf.prealloc_pte = pgtable;
+	bytes = mm_pgtables_bytes(t->mm);
+
+	mmget(t->mm);
+	vmf_pte_install(&vmf);
+	vmf_pte_install(&vmf);
+	mmput(t->mm);
+	KUNIT_EXPECT_PTR_EQ(test, vmf.prealloc_pte, pgtable);
+	KUNIT_EXPECT_TRUE(test, is_linked(&bare));
+	KUNIT_EXPECT_EQ(test, mm_pgtables_bytes(t->mm), bytes);
+	KUNIT_EXPECT_NOT_NULL(test, vmf.pte_ref);
+	KUNIT_EXPECT_FALSE(test, free_table(&bare));
+	vmf_pte_put(&vmf);
+	KUNIT_EXPECT_TRUE(test, free_table(&bare));
+	unlock_table(t);
+	if (vmf.prealloc_pte)
+		pte_free(t->mm, vmf.prealloc_pte);
+}
+
 static struct kunit_case pte_ref_holders_cases[] = {
 	KUNIT_CASE(holder_makes_the_ref),
 	KUNIT_CASE(tryget_above_zero),
@@ -481,6 +568,10 @@ static struct kunit_case pte_ref_holders_cases[] = {
 	KUNIT_CASE(holder_outlives_table),
 	KUNIT_CASE(destroyed_with_entries),
 	KUNIT_CASE(allocation_failure),
+	KUNIT_CASE(ref_knows_its_address),
+	KUNIT_CASE(ref_is_made_once),
+	KUNIT_CASE(ref_outlives_its_readers),
+	KUNIT_CASE(fault_links_no_second_table),
 	{}
 };
 

@@ -556,6 +556,50 @@ static void percpu_after_death(struct kunit *test)
 	watch_stop(&w);
 }
 
+/*
+ * The last entry was cleared in atomic mode, beside a holder whose put is to note
+ * the table.  Percpu counters make that put blind.
+ */
+static void percpu_after_emptied(struct kunit *test)
+{
+	struct table *t = test->priv;
+	struct pte_ref *ref;
+	unsigned int i;
+
+	lock_table(t);
+	set_entry(t, PRESENT, 0);
+	ref = hold_table(t);
+	clear_entry(t, 0);
+	KUNIT_EXPECT_FALSE(test, is_marked(t));
+	for (i = 0; i < 10 * PTE_REF_PERCPU_MOVES; i++) {
+		if (pte_ref_is_percpu(t->ref))
+			break;
+		WRITE_ONCE(t->ref->cpu, U16_MAX);
+		pte_put(hold_table(t));
+	}
+	KUNIT_EXPECT_TRUE(test, pte_ref_is_percpu(t->ref));
+	expect_noted(t);
+	pte_put(ref);
+	unlock_table(t);
+	pte_ref_flush(t->mm);
+	KUNIT_EXPECT_FALSE(test, is_linked(t));
+}
+
+static void hides_zero_until_switched(struct kunit *test)
+{
+	struct table *t = test->priv;
+
+	lock_table(t);
+	set_entry(t, PRESENT, 0);
+	KUNIT_EXPECT_FALSE(test, pte_ref_hides_zero(t->ref));
+	to_percpu_mode(t);
+	KUNIT_EXPECT_TRUE(test, pte_ref_hides_zero(t->ref));
+	to_atomic_mode(t);
+	KUNIT_EXPECT_FALSE(test, pte_ref_hides_zero(t->ref));
+	clear_table(t);
+	unlock_table(t);
+}
+
 static struct kunit_case pte_ref_percpu_cases[] = {
 	KUNIT_CASE(percpu_when_holders_move),
 	KUNIT_CASE(no_switch_back),
@@ -573,6 +617,8 @@ static struct kunit_case pte_ref_percpu_cases[] = {
 	KUNIT_CASE(unmapped_during_switch),
 	KUNIT_CASE(destroyed_during_switch),
 	KUNIT_CASE(percpu_after_death),
+	KUNIT_CASE(percpu_after_emptied),
+	KUNIT_CASE(hides_zero_until_switched),
 	{}
 };
 

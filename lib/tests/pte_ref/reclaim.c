@@ -287,6 +287,25 @@ static void zap_of_several_tables(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, mm_pgtables_bytes(t->mm), bytes);
 }
 
+/* Its entries were never counted. */
+static void untracked_table_stays(struct kunit *test)
+{
+	struct table *t = test->priv;
+	struct table bare;
+
+	link_beside(t, &bare);
+	bare.ptdesc->pte_ref = NULL;
+	KUNIT_EXPECT_FALSE(test, pte_ref_empty(bare.pmd));
+	KUNIT_EXPECT_FALSE(test, pte_ref_empty_locked(t->mm, bare.pmd, bare.addr));
+	KUNIT_EXPECT_NULL(test, hold_table(&bare));
+	KUNIT_EXPECT_FALSE(test, try_to_free(&bare));
+	KUNIT_EXPECT_FALSE(test, free_table(&bare));
+	KUNIT_EXPECT_TRUE(test, is_linked(&bare));
+	bare.ptdesc->pte_ref = &pte_ref_none;
+	KUNIT_EXPECT_TRUE(test, free_table(&bare));
+	unlock_table(t);
+}
+
 static struct kunit_case pte_ref_reclaim_cases[] = {
 	KUNIT_CASE(freed_at_zero_only),
 	KUNIT_CASE(fresh_table_can_be_freed),
@@ -297,6 +316,7 @@ static struct kunit_case pte_ref_reclaim_cases[] = {
 	KUNIT_CASE(guard_keeps_the_table),
 	KUNIT_CASE(munmap_of_a_part),
 	KUNIT_CASE(zap_of_several_tables),
+	KUNIT_CASE(untracked_table_stays),
 	{}
 };
 

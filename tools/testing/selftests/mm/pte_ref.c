@@ -1933,6 +1933,20 @@ static void fill_hugetlb(char *huge, size_t len, uint64_t value)
 }
 
 /*
+ * Let what is allocated next have been in a file, at an offset: the descriptor of
+ * a page says so until it is used for something else.
+ */
+static void free_file_pages(size_t len)
+{
+	int fd = new_memfd(len);
+	char *p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
+
+	if (p != MAP_FAILED)
+		munmap(p, len);
+	close(fd);
+}
+
+/*
  * hugetlb keeps pointers into a table that other memory shares and empties.
  * @p is the ordinary memory before it, half a table.
  */
@@ -1969,6 +1983,7 @@ static void beside_hugetlb(struct __test_metadata *_metadata, struct area *a, ch
 		ASSERT_EQ(mprotect(huge, size, PROT_READ), 0);
 		ASSERT_EQ(mprotect(huge, size, PROT_READ | PROT_WRITE), 0);
 		if (value % 8 == 0) {
+			free_file_pages(256 * psize());
 			pid = fork();
 			if (!pid)
 				_exit(bad_hugetlb(huge, 2 * size, value));
@@ -2358,12 +2373,17 @@ TEST_F(data, thp_shmem)
 	size_t len = a->table_size;
 	struct worker w[2];
 	bool stop = false;
+	char file[128];
 	long end, collapsed = 0, loops = 0;
 	int i, fd = new_memfd(len);
 	char *p = map_memfd(table(a, 0), len, fd);
 
 	if (!thp_is_on())
 		SKIP(return, "no transparent huge pages");
+	snprintf(file, sizeof(file),
+		 "/sys/kernel/mm/transparent_hugepage/hugepages-%zukB/shmem_enabled", len >> 10);
+	if (access(file, F_OK))
+		SKIP(return, "no folio of a file is as large as what a table maps");
 	ASSERT_NE(p, MAP_FAILED);
 	ASSERT_EQ(madvise(p, len, MADV_HUGEPAGE), 0);
 	for (i = 0; i < 2; i++) {
