@@ -1933,16 +1933,25 @@ static void fill_hugetlb(char *huge, size_t len, uint64_t value)
 }
 
 /*
- * Let what is allocated next have been in a file, at an offset: the descriptor of
- * a page says so until it is used for something else.
+ * Let the next tables be made of pages that were in a file, at an offset: the
+ * descriptor of a page says so until it is used for something else.  Those of a
+ * secret file come from where tables come from.
  */
-static void free_file_pages(size_t len)
+static void free_file_pages(struct __test_metadata *_metadata, size_t len)
 {
-	int fd = new_memfd(len);
-	char *p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
+	int fd = syscall(__NR_memfd_secret, O_CLOEXEC);
+	char *p;
 
-	if (p != MAP_FAILED)
+	if (fd < 0 || ftruncate(fd, len)) {
+		TH_LOG("no memfd_secret(): %s", strerror(errno));
+		return;
+	}
+	p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (p != MAP_FAILED) {
+		for (char *q = p; q < p + len; q += psize())
+			*q = 1;
 		munmap(p, len);
+	}
 	close(fd);
 }
 
@@ -1983,7 +1992,7 @@ static void beside_hugetlb(struct __test_metadata *_metadata, struct area *a, ch
 		ASSERT_EQ(mprotect(huge, size, PROT_READ), 0);
 		ASSERT_EQ(mprotect(huge, size, PROT_READ | PROT_WRITE), 0);
 		if (value % 8 == 0) {
-			free_file_pages(256 * psize());
+			free_file_pages(_metadata, 256 * psize());
 			pid = fork();
 			if (!pid)
 				_exit(bad_hugetlb(huge, 2 * size, value));
