@@ -1992,7 +1992,7 @@ static void beside_hugetlb(struct __test_metadata *_metadata, struct area *a, ch
 		ASSERT_EQ(mprotect(huge, size, PROT_READ), 0);
 		ASSERT_EQ(mprotect(huge, size, PROT_READ | PROT_WRITE), 0);
 		if (value % 8 == 0) {
-			free_file_pages(_metadata, 256 * psize());
+			free_file_pages(_metadata, 64 * psize());
 			pid = fork();
 			if (!pid)
 				_exit(bad_hugetlb(huge, 2 * size, value));
