@@ -22,8 +22,8 @@ esac
 name=$config
 case $config in
 lean) FRAGMENTS=deb ;;
-cloud) flavour=cloud-amd64 ;;
-debian) flavour=amd64 ;;
+cloud) kind=cloud-amd64 ;;
+debian) kind=amd64 ;;
 */*)
 	config=$(realpath -m "$config")
 	[ -f "$config" ] || die "CONFIG=$config: there is no such file"
@@ -87,7 +87,7 @@ estimate()
 "$top/scripts/apply.sh"
 need dpkg-buildpackage dh_builddeb
 mkdir -p "$dir"
-[ -z "${flavour:-}" ] || BASE=$("$top/scripts/debian-config.sh" "$flavour") || exit 1
+[ -z "${kind:-}" ] || BASE=$("$top/scripts/debian-config.sh" "$kind") || exit 1
 kernel prepare
 estimate
 touch "$dir/began"
