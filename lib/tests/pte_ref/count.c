@@ -71,7 +71,7 @@ static void other_tables_have_no_ref(struct kunit *test)
 
 	KUNIT_EXPECT_TRUE(test, !slot || slot & PTE_NOTES_TAG);
 	/* If it is neither one of several in a page nor the PMD table itself. */
-	if (!PageSlab(pgd) && pgd != virt_to_page(t->pmd))
+	if (!folio_test_slab(page_folio(pgd)) && pgd != virt_to_page(t->pmd))
 		KUNIT_EXPECT_NULL(test, page_ptdesc(pgd)->pte_ref);
 
 	ptep = pte_alloc_one_kernel(&init_mm);
