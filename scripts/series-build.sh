@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: GPL-2.0
 # Builds mm/ fs/ kernel/ lib/ arch/x86/ after each commit of the series, with
 # CONFIG_FREE_USER_PTE on and off, the same of arm64, and mm/ and arch/um/ of UML.
-# TARGETS, ARM64_TARGETS and UM_TARGETS name fewer.
+# TARGETS, ARM64_TARGETS and UM_TARGETS name fewer; FROM is the number of the commit to
+# begin with.
 set -euo pipefail
-options='ARM64_TARGETS TARGETS UM_TARGETS'
+options='ARM64_TARGETS FROM TARGETS UM_TARGETS'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
@@ -49,6 +50,7 @@ build_kernel()
 n=0
 for c in "${commits[@]}"; do
 	n=$((n + 1))
+	[ $n -ge "${FROM:-1}" ] || continue
 	git -C "$tree" checkout -q -f "$c"
 	log "[series-build] $n/${#commits[@]} $(git -C "$tree" log -1 --format=%s)"
 	build_kernel x86_64 x86
@@ -56,4 +58,4 @@ for c in "${commits[@]}"; do
 	build_um </dev/null >"$umlog" 2>&1 ||
 		die "commit $n does not build for UML, see $umlog: $(git -C "$tree" log -1 --format=%s "$c")"
 done
-log "[series-build] ${#commits[@]} commits build"
+log "[series-build] $((n - ${FROM:-1} + 1)) commits build"
