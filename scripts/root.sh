@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # Prints the directory of a Debian system of another architecture than this machine's,
 # for guests: unpacked from Debian's packages by mmdebstrap, which runs none of their
-# programs. It is kept in the user's cache and made again when the list below changes.
+# programs. It is kept in the user's cache and made again when this script changes.
 set -euo pipefail
 options='ARCH'
 # shellcheck source=scripts/lib.sh
@@ -12,10 +12,11 @@ packages=base-passwd,bash,busybox-static,coreutils,diffutils,findutils,grep,sed,
 packages+=,redis-server,redis-tools,libjemalloc2,libtcmalloc-minimal4,linux-perf
 suite=$(. /etc/os-release && echo "${VERSION_CODENAME:-stable}")
 root=$cache/root-$arch
-id="$suite $packages"
+# Of the packages, and of what is done to them below.
+id="$suite $(sha256sum <"$0")"
 
 lock "root-$arch" "$cache"
-if [ "$id" != "$(cat "$root/.packages" 2>/dev/null)" ]; then
+if [ "$id" != "$(cat "$root/.id" 2>/dev/null)" ]; then
 	need mmdebstrap
 	need_space "$cache" 1500
 	mkdir -p "$build/log"
@@ -32,9 +33,9 @@ if [ "$id" != "$(cat "$root/.packages" 2>/dev/null)" ]; then
 	ln -s ../bin/busybox "$root.tmp/usr/sbin/ip"
 	cp "$root.tmp/usr/share/base-passwd/passwd.master" "$root.tmp/etc/passwd"
 	cp "$root.tmp/usr/share/base-passwd/group.master" "$root.tmp/etc/group"
-	mkdir -p "$root.tmp"/{home,lib,opt,srv,usr/lib/modules}
+	mkdir -p "$root.tmp"/{home,lib,mnt,opt,srv,usr/lib/modules}
 	printf '%s\n' "127.0.0.1 localhost" >"$root.tmp/etc/hosts"
-	echo "$id" >"$root.tmp/.packages"
+	echo "$id" >"$root.tmp/.id"
 	mv "$root.tmp" "$root"
 	step_done
 fi
