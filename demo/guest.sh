@@ -170,8 +170,8 @@ redis()	# WORKLOAD [refill] VARIABLE=VALUE...
 	wait $sampler
 	case $* in
 	*MALLOCSTATS=*)
-		# What tcmalloc itself says about it when the server ends.
-		i=$(awk '/Bytes released to OS/ { print int($3 / 1024) }' "$log")
+		# What tcmalloc itself says about it when the server ends, or a program that it starts.
+		i=$(awk '/Bytes released to OS/ && $3 > most { most = $3 } END { print int(most / 1024) }' "$log")
 		log "[$kernel] tcmalloc released $i kB to the system"
 		[ "${i:-0}" -gt $((rss / 2)) ] || die "tcmalloc released too little, see $log" ;;
 	esac
