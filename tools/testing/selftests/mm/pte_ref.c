@@ -1940,18 +1940,17 @@ static void fill_hugetlb(char *huge, size_t len, uint64_t value)
 static void free_file_pages(struct __test_metadata *_metadata, size_t len)
 {
 	int fd = syscall(__NR_memfd_secret, O_CLOEXEC);
-	char *p;
+	char *p = MAP_FAILED;
 
-	if (fd < 0 || ftruncate(fd, len)) {
-		TH_LOG("no memfd_secret(): %s", strerror(errno));
+	if (fd >= 0 && !ftruncate(fd, len))
+		p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (p == MAP_FAILED) {
+		TH_LOG("no pages of a secret file: %s", strerror(errno));
 		return;
 	}
-	p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	if (p != MAP_FAILED) {
-		for (char *q = p; q < p + len; q += psize())
-			*q = 1;
-		munmap(p, len);
-	}
+	for (char *q = p; q < p + len; q += psize())
+		*q = 1;
+	munmap(p, len);
 	close(fd);
 }
 

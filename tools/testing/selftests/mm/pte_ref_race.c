@@ -258,6 +258,20 @@ static long read_vmstat(const char *word)
 	return -1;
 }
 
+/* What a file has at its start, 0 without it. */
+static unsigned long read_number(const char *name)
+{
+	int fd = open(name, O_RDONLY);
+	char buf[32] = "";
+
+	if (fd < 0)
+		return 0;
+	if (read(fd, buf, sizeof(buf) - 1) < 0)
+		buf[0] = 0;
+	close(fd);
+	return strtoul(buf, NULL, 10);
+}
+
 /* By zaps and by fault injection; -1 if the kernel does not count them. */
 static long freed_at_once(void)
 {
@@ -888,15 +902,7 @@ static unsigned long collapsed;
 
 static size_t huge_page_size(void)
 {
-	char buf[32] = "";
-	int fd = open("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size", O_RDONLY);
-
-	if (fd < 0)
-		return 0;
-	if (read(fd, buf, sizeof(buf) - 1) < 0)
-		buf[0] = 0;
-	close(fd);
-	return strtoul(buf, NULL, 10);
+	return read_number("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size");
 }
 
 static int setup_collapse(void)
@@ -1949,15 +1955,7 @@ static void watch(pid_t pid)
 /* What the kernel complained of since it was booted. */
 static unsigned long read_taint(void)
 {
-	char buf[32] = "";
-	int fd = open("/proc/sys/kernel/tainted", O_RDONLY);
-
-	if (fd < 0)
-		return 0;
-	if (read(fd, buf, sizeof(buf) - 1) < 0)
-		buf[0] = 0;
-	close(fd);
-	return strtoul(buf, NULL, 10);
+	return read_number("/proc/sys/kernel/tainted");
 }
 
 static void run_case(const struct victim *v, const struct attacker *a, long ms)
