@@ -2009,7 +2009,7 @@ static void run_case(const struct victim *v, const struct attacker *a, long ms)
 	if (spared_why)
 		ksft_print_msg("%s: no table is freed: %s\n", name, spared_why);
 	if (nth_mode && v->flags & UNDER_LOCK)
-		ksft_print_msg("%s: it meets an empty table under a lock, where nothing is injected\n",
+		ksft_print_msg("%s: meets an empty table where nothing is injected: under a lock\n",
 			       name);
 	ksft_test_result(report->outcome == PASS, "%s\n", name);
 }
