@@ -1,47 +1,82 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Builds mm/ fs/ kernel/ lib/ arch/x86/ after each commit of the series, with
-# CONFIG_FREE_USER_PTE on and off, the same of arm64, and mm/ and arch/um/ of UML.
-# TARGETS, ARM64_TARGETS and UM_TARGETS name fewer; FROM is the number of the commit to
-# begin with.
+# After each commit of the series: builds what the series edits, with CONFIG_FREE_USER_PTE
+# on and off, for x86_64, arm64 and UML. After the last commit of each part: mm/ fs/ kernel/
+# lib/ arch/x86/ as well. ALL=1 builds those after each commit. FROM is the number of the
+# commit to begin with.
 set -euo pipefail
-options='ARM64_TARGETS FROM TARGETS UM_TARGETS'
+options='ALL FROM'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
 tree=$build/series-build/tree
 export SRC=$tree
-declare -A targets=([x86]="${TARGETS:-mm/ fs/ kernel/ lib/ arch/x86/}"
-	[arm64]="${ARM64_TARGETS:-mm/ fs/ kernel/ lib/ arch/arm64/}")
-
 mkdir -p "$build/series-build/um" "$build/log"
 use_ccache
 ARCH=arm64 "$top/scripts/packages.sh"
 TREE=$tree "$top/scripts/tree.sh"
 mapfile -t commits < <(git -C "$tree" rev-list --reverse pristine..pte_ref)
 trap 'git -C "$tree" checkout -q -f pte_ref' EXIT
-read -ra um_targets <<<"${UM_TARGETS:-mm/ arch/um/ kernel/fork.o lib/percpu-refcount.o}"
 umlog=$build/log/series-build-um.log
 um=(kmake -C "$tree" O="$build/series-build/um" ARCH=um "CC=$cc" "HOSTCC=$hostcc" -j"$(nproc)")
 
+# The commits that end a part.
+mapfile -t firsts < <(sed -e 's/#.*//' -e '/^ *$/d' "$top/patches/parts" | awk 'NR > 1 { print $2 }')
+ends=" $(git -C "$tree" rev-parse pte_ref)"
+for c in "${commits[@]}"; do
+	name=$(git -C "$tree" log -1 --format=%f "$c")
+	for p in "${firsts[@]}"; do
+		# git format-patch cuts a name at 52 characters.
+		[ "${name:0:52}" != "$(basename "$p" .patch)" ] || ends+=" $(git -C "$tree" rev-parse "$c^")"
+	done
+done
+[ "$(wc -w <<<"$ends")" -eq $((${#firsts[@]} + 1)) ] || die "patches/parts names a patch that the series has not"
+
+# objects DIR...: of the files that the series edits or brings, and that are there now.
+objects()
+{
+	local f
+	git -C "$tree" diff --name-only pristine pte_ref -- "${@/%//*.c}" ':!lib/test*' ':!mm/fail_*' |
+		while read -r f; do
+			[ ! -f "$tree/$f" ] || echo "${f%.c}.o"
+		done
+}
+
 build_um()
 {
+	local v=y targets
 	cp "$top/configs/um.kunitconfig" "$build/series-build/um/.config"
-	"${um[@]}" olddefconfig &&
-		"${um[@]}" "${um_targets[@]}"
+	"${um[@]}" olddefconfig || return
+	grep -q '^CONFIG_FREE_USER_PTE=y' "$build/series-build/um/.config" || v=n
+	mapfile -t targets < <(objects mm kernel lib arch/um | without_option "$v")
+	"${um[@]}" "${targets[@]}"
+}
+
+# without_option y|n: n leaves out what only the option builds.
+without_option()
+{
+	if [ "$1" = n ]; then
+		grep -v '^mm/pte_ref'
+	else
+		cat
+	fi
 }
 
 # build_kernel ARCH DIR: with the option off, and on if that architecture has it yet.
 build_kernel()
 {
-	local v values=n config
+	local v values=n config targets
 	if grep -q 'select ARCH_SUPPORTS_FREE_USER_PTE' "$tree/arch/$2/Kconfig"; then
 		values='n y'
 	fi
 	for v in $values; do
 		config=
 		[ "$v" = n ] || config=FREE_USER_PTE=y
-		ARCH=$1 PAGES=4k KERNEL=stock OUT=$build/series-build/$2-$v TARGETS=${targets[$2]} \
+		targets=$(objects mm fs kernel lib "arch/$2" | without_option "$v")
+		if [ -n "${ALL:-}" ] || { [ "$2" = x86 ] && [[ $ends == *" $c"* ]]; }; then
+			targets="mm/ fs/ kernel/ lib/ arch/$2/"
+		fi
+		ARCH=$1 PAGES=4k KERNEL=stock OUT=$build/series-build/$2-$v TARGETS=${targets//$'\n'/ } \
 			EXTRA_CONFIG=$config "$top/scripts/kernel.sh" ||
 			die "commit $n does not build for $1 with FREE_USER_PTE=$v: $(git -C "$tree" log -1 --format=%s)"
 	done
