@@ -46,22 +46,9 @@ objects()
 
 build_um()
 {
-	local v=y targets
 	cp "$top/configs/um.kunitconfig" "$build/series-build/um/.config"
-	"${um[@]}" olddefconfig || return
-	grep -q '^CONFIG_FREE_USER_PTE=y' "$build/series-build/um/.config" || v=n
-	mapfile -t targets < <(objects mm kernel lib arch/um | without_option "$v")
-	"${um[@]}" "${targets[@]}"
-}
-
-# without_option y|n: n leaves out what only the option builds.
-without_option()
-{
-	if [ "$1" = n ]; then
-		grep -v '^mm/pte_ref'
-	else
-		cat
-	fi
+	"${um[@]}" olddefconfig &&
+		"${um[@]}" mm/ arch/um/ kernel/fork.o lib/percpu-refcount.o
 }
 
 # build_kernel ARCH DIR: with the option off, and on if that architecture has it yet.
@@ -74,7 +61,8 @@ build_kernel()
 	for v in $values; do
 		config=
 		[ "$v" = n ] || config=FREE_USER_PTE=y
-		targets=$(objects mm fs kernel lib "arch/$2" | without_option "$v")
+		targets=$(objects mm fs kernel lib "arch/$2")
+		[ "$v" = y ] || targets=$(grep -v '^mm/pte_ref' <<<"$targets")
 		if [ -n "${ALL:-}" ] || { [ "$2" = x86 ] && [[ $ends == *" $c"* ]]; }; then
 			targets="mm/ fs/ kernel/ lib/ arch/$2/"
 		fi
