@@ -14,12 +14,19 @@
  * none of the locks that keep a VMA of the range attached, as a walk through an
  * anon_vma.  With delay-us the caller waits, for other threads to do their worst
  * with a table that is not empty yet.
+ *
+ * With mapped=1 the table is freed after it was mapped, before the caller takes
+ * its lock, if it ever does.  There the caller is in an RCU read section, and may
+ * hold the lock of another table, as mremap() does.  So the locks of this one are
+ * only tried.
  */
 #include <linux/debugfs.h>
 #include <linux/delay.h>
 #include <linux/fault-inject.h>
 #include <linux/mm.h>
+#include <linux/pgalloc.h>
 #include <linux/sched/mm.h>
+#include <linux/vmstat.h>
 #include <asm/tlbflush.h>
 
 #include "pte_ref_internal.h"
@@ -27,6 +34,7 @@
 static struct {
 	struct fault_attr attr;
 	u32 delay_us;
+	bool mapped;
 } fault = {
 	.attr = FAULT_ATTR_INITIALIZER,
 };
@@ -37,7 +45,7 @@ static int __init setup_fail_pte_table(char *str)
 }
 __setup("fail_pte_table=", setup_fail_pte_table);
 
-/* Does the caller of fail_pte_table() keep a VMA at @addr attached? */
+/* Does the caller keep a VMA at @addr attached? */
 static bool fail_pte_table_locked(struct mm_struct *mm, unsigned long addr)
 {
 	struct vm_area_struct *vma = vma_lookup(mm, addr);
@@ -54,9 +62,22 @@ static bool fail_pte_table_locked(struct mm_struct *mm, unsigned long addr)
 	       lockdep_is_held(&vma->vm_file->f_mapping->i_mmap_rwsem);
 }
 
+/* Can the caller, with what it holds, be one that frees the table at @pmd? */
+static bool fail_pte_table_allowed(struct mm_struct *mm, pmd_t *pmd,
+				   unsigned long addr)
+{
+	/* Only below a system call or a fault, in an mm that is alive. */
+	if (!current->mm || mm == &init_mm || !atomic_read(&mm->mm_users) ||
+	    addr >= TASK_SIZE || !in_task() || irqs_disabled())
+		return false;
+	/* Some map through a copy of the entry, of a table that is unlinked. */
+	return !addr || (fail_pte_table_locked(mm, addr) &&
+			 pte_ref_find_pmd(mm, addr) == pmd);
+}
+
 /**
  * fail_pte_table() - maybe free the PTE table that the caller is about to map
- * @mm: the mm
+ * @mm: the mm, or NULL if the caller does not know it
  * @pmd: entry of the PMD table
  * @addr: an address in the table's range, or 0 for a table that was just made
  *
@@ -66,15 +87,11 @@ void fail_pte_table(struct mm_struct *mm, pmd_t *pmd, unsigned long addr)
 {
 	u32 delay_us = READ_ONCE(fault.delay_us);
 
-	/* Only below a system call or a fault, in an mm that is alive. */
-	if (!current->mm || mm == &init_mm || !atomic_read(&mm->mm_users) ||
-	    addr >= TASK_SIZE)
+	if (READ_ONCE(fault.mapped) || !preemptible() || rcu_preempt_depth())
 		return;
-	if (!preemptible() || rcu_preempt_depth())
-		return;
-	/* Some map through a copy of the entry, of a table that is unlinked. */
-	if (addr && (!fail_pte_table_locked(mm, addr) ||
-		     pte_ref_find_pmd(mm, addr) != pmd))
+	/* One of another mm has no such entry. */
+	mm = mm ?: current->mm;
+	if (!fail_pte_table_allowed(mm, pmd, addr))
 		return;
 	if (!should_fail(&fault.attr, 1))
 		return;
@@ -92,6 +109,55 @@ void fail_pte_table(struct mm_struct *mm, pmd_t *pmd, unsigned long addr)
 	preempt_enable();
 }
 
+/**
+ * fail_pte_table_mapped() - maybe free the PTE table that the caller has mapped
+ * @mm: the mm
+ * @pmd: entry of the PMD table
+ * @addr: an address in the table's range
+ *
+ * Context: any; does nothing with interrupts off, nor if the PMD lock or the PTL
+ * is held, by whomever.
+ */
+void fail_pte_table_mapped(struct mm_struct *mm, pmd_t *pmd, unsigned long addr)
+{
+	struct vm_area_struct vma = TLB_FLUSH_VMA(mm, 0);
+	struct ptdesc *ptdesc = NULL;
+	spinlock_t *pml, *ptl;
+	pmd_t pmdval;
+
+	if (!READ_ONCE(fault.mapped) || !fail_pte_table_allowed(mm, pmd, addr) ||
+	    !should_fail(&fault.attr, 1))
+		return;
+	addr &= PMD_MASK;
+	pml = pmd_lockptr(mm, pmd);
+	if (!spin_trylock(pml))
+		return;
+	ptdesc = pte_ref_table(pmd, &pmdval);
+	ptl = ptdesc ? pte_lockptr(mm, &pmdval) : NULL;
+	if (ptdesc && (ptl == pml || spin_trylock(ptl))) {
+		if (ptdesc->pte_ref && !ptdesc->pte_populated &&
+		    pte_ref_is_zero(ptdesc->pte_ref))
+			pmd_clear(pmd);
+		else
+			ptdesc = NULL;
+		if (ptl != pml)
+			spin_unlock(ptl);
+	} else {
+		ptdesc = NULL;
+	}
+	if (ptdesc)
+		flush_tlb_range(&vma, addr, addr + PMD_SIZE);
+	spin_unlock(pml);
+	if (!ptdesc)
+		return;
+	count_vm_event(PTE_REF_FREE);
+	mm_dec_nr_ptes(mm);
+#ifdef arch_release_user_pte
+	arch_release_user_pte(ptdesc_page(ptdesc));
+#endif
+	pte_free_defer(mm, ptdesc_page(ptdesc));
+}
+
 static int __init fail_pte_table_init(void)
 {
 	struct dentry *dir;
@@ -102,6 +168,7 @@ static int __init fail_pte_table_init(void)
 		return 0;
 	dir = fault_create_debugfs_attr("fail_pte_table", NULL, &fault.attr);
 	debugfs_create_u32("delay-us", 0600, dir, &fault.delay_us);
+	debugfs_create_bool("mapped", 0600, dir, &fault.mapped);
 	return 0;
 }
 late_initcall(fail_pte_table_init);

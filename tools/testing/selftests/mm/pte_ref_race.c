@@ -10,7 +10,8 @@
  * Without options each victim runs alone, and CONFIG_FAIL_PTE_TABLE frees the
  * table under it: at the first point where it maps or has just allocated one, then
  * at the second one, and so on until the operation meets no more points
- * (/proc/self/fail-nth).  That is certain to find a caller that relies on the table.
+ * (/proc/self/fail-nth); then at the points between a map and the lock.  That is
+ * certain to find a caller that relies on the table.
  *
  * With -t, threads do what frees the table on a running system: attackers empty
  * it again and again, for some seconds, and the program prints how much slower that
@@ -69,6 +70,7 @@
 #include "../../../../lib/test_vm_insert_uapi.h"
 
 #define GUP_TEST	"/sys/kernel/debug/gup_test"
+#define FAIL_PTE_TABLE	"/sys/kernel/debug/fail_pte_table"
 
 /* What makes no progress for that long does not end (-w, in seconds). */
 static long stuck_ms = 10000;
@@ -158,15 +160,19 @@ struct spared {
 
 enum outcome { RUNNING, PASS, FAIL, SKIP };
 
+/* A table is freed before it is mapped, or between that and its lock. */
+enum where { BEFORE, MAPPED };
+
 /* What the process of a case tells. */
 struct report {
 	enum outcome outcome;
 	char msg[256];
 	long beat;		/* ms, of the last sign of life */
 	unsigned int n;		/* point that is tried */
+	enum where where;	/* of its map a point is */
 	int state;		/* from which state of the tables */
-	unsigned int points[2];	/* that were met, by state */
-	unsigned int hits[2];	/* those of them that freed a table */
+	unsigned int points[2][2];	/* that were met, by these two */
+	unsigned int hits[2][2];	/* those of them that freed a table */
 	unsigned long rounds;
 	unsigned long attacks;
 	double alone, attacked;	/* rounds per second */
@@ -1765,20 +1771,34 @@ static int get_fail_nth(int fd)
 }
 
 static const char * const nth_states[] = { "without a table", "with an empty one" };
+static const char * const nth_wheres[] = { "before it is mapped", "before it is locked" };
+
+static int set_where(enum where where)
+{
+	int fd = open(FAIL_PTE_TABLE "/mapped", O_WRONLY | O_CLOEXEC);
+	bool ok = fd >= 0 && write(fd, where == MAPPED ? "1" : "0", 1) == 1;
+
+	if (!ok)
+		bad_errno(FAIL_PTE_TABLE "/mapped");
+	close(fd);
+	return ok ? 0 : -1;
+}
 
 /*
  * All points of an operation, from one state of the tables.  The operation itself
  * frees none at once: the last round, which injects nothing, shows that.  If another
  * process did meanwhile, it does not each time.
  */
-static int all_points(int fd, int state, unsigned int pause_ms)
+static int all_points(int fd, enum where where, int state, unsigned int pause_ms)
 {
+	unsigned int *points = &report->points[where][state];
 	unsigned int n;
 	int left, tries = 0;
 	long freed;
 
+	report->where = where;
 	report->state = state;
-	report->points[state] = 0;
+	*points = 0;
 	for (n = 1; n < MAX_POINTS; n++) {
 		report->beat = now_ms();
 		report->n = n;
@@ -1798,8 +1818,8 @@ static int all_points(int fd, int state, unsigned int pause_ms)
 			return -1;
 		report->rounds++;
 		if (!left) {
-			report->points[state]++;
-			report->hits[state] += !!freed;
+			(*points)++;
+			report->hits[where][state] += !!freed;
 			continue;
 		}
 		if (!freed)
@@ -1815,14 +1835,14 @@ static int all_points(int fd, int state, unsigned int pause_ms)
  * If nothing was freed go through all again.  A fault holds its table while deferred
  * work is pending: give it time to be done.  It may also have been faster.
  */
-static int points_of_state(int fd, int state)
+static int points_of_state(int fd, enum where where, int state)
 {
 	int i;
 
 	for (i = 0; i < NTH_TRIES; i++) {
-		if (all_points(fd, state, state ? 0 : i * 10))
+		if (all_points(fd, where, state, state ? 0 : i * 10))
 			return -1;
-		if (report->hits[state] || spared_why ||
+		if (report->hits[where][state] || spared_why || where == MAPPED ||
 		    victim->flags & (state ? UNDER_LOCK : MAKES_NONE))
 			return 0;
 	}
@@ -1831,6 +1851,8 @@ static int points_of_state(int fd, int state)
 
 static void nth_case(void)
 {
+	enum where where;
+	int state, hits = 0;
 	int fd = open("/proc/self/fail-nth", O_RDWR | O_CLOEXEC);
 
 	if (fd < 0) {
@@ -1842,10 +1864,19 @@ static void nth_case(void)
 		return;
 	}
 	/* Undisturbed, and so that the program itself is there. */
-	if (one_round() || one_round() || points_of_state(fd, 0) || points_of_state(fd, 1))
+	if (one_round() || one_round())
 		return;
+	for (where = BEFORE; where <= MAPPED; where++) {
+		if (set_where(where))
+			return;
+		for (state = 0; state < 2; state++) {
+			if (points_of_state(fd, where, state))
+				return;
+			hits += report->hits[where][state];
+		}
+	}
 	report->n = 0;
-	if (spared_why && report->hits[0] + report->hits[1])
+	if (spared_why && hits)
 		bad("tables are freed, but the list says: %s", spared_why);
 }
 
@@ -1963,6 +1994,7 @@ static void run_case(const struct victim *v, const struct attacker *a, long ms)
 {
 	unsigned long taint = read_taint();
 	char name[80], where[64] = "";
+	enum where w;
 	pid_t pid;
 
 	snprintf(name, sizeof(name), "%s.%s%s%s", nth_mode ? "nth" : v->group, v->name,
@@ -1991,16 +2023,17 @@ static void run_case(const struct victim *v, const struct attacker *a, long ms)
 		return;
 	}
 	if (nth_mode && report->n)
-		snprintf(where, sizeof(where), ", point %u, %s", report->n,
-			 nth_states[report->state]);
+		snprintf(where, sizeof(where), ", point %u, %s, %s", report->n,
+			 nth_wheres[report->where], nth_states[report->state]);
 	if (report->outcome == FAIL)
 		ksft_print_msg("%s: %s (round %lu%s)\n", name, report->msg, report->rounds,
 			       where);
-	if (nth_mode)
-		ksft_print_msg("%s: %u points %s, %u of them free one, %u %s, %u of them do\n",
-			       name, report->points[0], nth_states[0], report->hits[0],
-			       report->points[1], nth_states[1], report->hits[1]);
-	else
+	for (w = BEFORE; nth_mode && w <= MAPPED; w++)
+		ksft_print_msg("%s: %s: %u points %s, %u free one, %u %s, %u do\n",
+			       name, nth_wheres[w], report->points[w][0], nth_states[0],
+			       report->hits[w][0], report->points[w][1], nth_states[1],
+			       report->hits[w][1]);
+	if (!nth_mode)
 		ksft_print_msg("%s: %s %.0f/s, %s %.0f/s, %s %.2f, %s %lu (%lu), %s %ld (%ld)\n",
 			       name, "alone", report->alone, "attacked", report->attacked,
 			       "factor", report->attacked ? report->alone / report->attacked : 0,
@@ -2130,7 +2163,7 @@ int main(int argc, char **argv)
 		measure_machine();
 	for (i = 0; i < nr_pairs; i++) {
 		v = pairs[i].victim;
-		if (nth_mode && access("/sys/kernel/debug/fail_pte_table", F_OK))
+		if (nth_mode && access(FAIL_PTE_TABLE, F_OK))
 			ksft_test_result_skip("nth.%s: no CONFIG_FAIL_PTE_TABLE\n", v->name);
 		else
 			run_case(v, pairs[i].attacker, pair_ms(v->group, seconds));
