@@ -23,6 +23,7 @@
 #include <linux/debugfs.h>
 #include <linux/delay.h>
 #include <linux/fault-inject.h>
+#include <linux/hugetlb.h>
 #include <linux/mm.h>
 #include <linux/pgalloc.h>
 #include <linux/sched/mm.h>
@@ -77,7 +78,7 @@ static bool fail_pte_table_allowed(struct mm_struct *mm, pmd_t *pmd,
 
 /**
  * fail_pte_table() - maybe free the PTE table that the caller is about to map
- * @mm: the mm, or NULL if the caller does not know it
+ * @mm: the mm, or NULL in __pte_offset_map(), which asks for that of the task
  * @pmd: entry of the PMD table
  * @addr: an address in the table's range, or 0 for a table that was just made
  *
@@ -89,8 +90,11 @@ void fail_pte_table(struct mm_struct *mm, pmd_t *pmd, unsigned long addr)
 
 	if (READ_ONCE(fault.mapped) || !preemptible() || rcu_preempt_depth())
 		return;
-	/* One of another mm has no such entry. */
-	mm = mm ?: current->mm;
+	/* Its callers ask for other mms; once for a map is enough. */
+	if (!mm)
+		mm = current->mm;
+	else if (addr && mm == current->mm)
+		return;
 	if (!fail_pte_table_allowed(mm, pmd, addr))
 		return;
 	if (!should_fail(&fault.attr, 1))

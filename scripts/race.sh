@@ -4,9 +4,9 @@
 # taken away from it. Without TIME one caller after the other, at each point where it
 # can meet that (fault injection); with TIME for so many seconds per group of callers, and
 # a second for each pair at least, against threads that empty and free the table. GROUP
-# names one group.
+# names one group. NO_REFS=1, without TIME: there is no memory for a ref.
 set -euo pipefail
-options='ARCH CPU DEBUG GROUP KERNEL PAGES TIME'
+options='ARCH CPU DEBUG GROUP KERNEL NO_REFS PAGES TIME'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
@@ -14,12 +14,13 @@ kernel=${KERNEL:-pte_ref}
 debug=${DEBUG:-1}
 time=${TIME:-}
 prog=$build/selftest/$arch/pte_ref_race
-name=race-$kernel-$debug${time:+-$time}
+name=race-$kernel-$debug${time:+-$time}${NO_REFS:+-no-refs}
 output=$build/log/$name$flavour.log
 args=(-w "$(patience 10)")
 
 [[ $time =~ ^[0-9]*$ ]] || die "TIME=$time: must be seconds"
 [ -z "$time" ] || args+=(-t "$time")
+[ -z "${NO_REFS:-}" ] || args+=(-m)
 [ -z "${GROUP:-}" ] || args+=(-g "$GROUP")
 lock race
 "$top/scripts/selftest-build.sh" pte_ref_race

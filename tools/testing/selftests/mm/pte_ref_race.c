@@ -70,6 +70,7 @@
 #include "../../../../lib/test_vm_insert_uapi.h"
 
 #define GUP_TEST	"/sys/kernel/debug/gup_test"
+#define FAILSLAB	"/sys/kernel/debug/failslab"
 #define FAIL_PTE_TABLE	"/sys/kernel/debug/fail_pte_table"
 
 /* What makes no progress for that long does not end (-w, in seconds). */
@@ -121,7 +122,7 @@ static long stuck_ms = 10000;
 #define MAY_BE_ABSENT	0x40	/* what is lost cannot be read, instead of zero */
 #define MAKES_NONE	0x80	/* only looks at a table, makes none */
 #define EMPTY		0x100	/* so attacker own makes one, beside its pages */
-#define UNDER_LOCK	0x200	/* meets an empty table under a lock only */
+#define UNDER_LOCK	0x200	/* maps an empty table under the lock of another only */
 
 /* What the victim has in vma[] */
 enum memory { NOTHING, ANON, SHARED, PRIVATE, DISK, DEVICE };
@@ -190,6 +191,7 @@ static long deferred_ms;
 
 static struct report *report;
 static bool nth_mode;
+static bool no_refs;
 static int nr_attackers = 1;
 
 /* The case, in its process. */
@@ -288,6 +290,19 @@ static long freed_at_once(void)
 static long tables_freed(void)
 {
 	return freed_at_once() + read_vmstat("pte_ref_free_deferred");
+}
+
+static int write_word(const char *name, const char *word)
+{
+	int fd = open(name, O_WRONLY | O_CLOEXEC);
+	ssize_t len = strlen(word);
+	bool ok = fd >= 0 && write(fd, word, len) == len;
+
+	if (!ok)
+		bad_errno(name);
+	if (fd >= 0)
+		close(fd);
+	return ok ? 0 : -1;
 }
 
 /* Mappings */
@@ -912,6 +927,49 @@ static size_t huge_page_size(void)
 	return read_number("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size");
 }
 
+/* Folios of 16 pages, which a fault maps if that range of the table is empty. */
+static char large_dir[64];
+static char large_was[16];
+static unsigned long large_before;
+
+static unsigned long large_mapped(void)
+{
+	char name[128];
+
+	snprintf(name, sizeof(name), "%s/stats/anon_fault_alloc", large_dir);
+	return read_number(name);
+}
+
+static int setup_large(void)
+{
+	char name[128], line[64] = "";
+	int fd;
+
+	snprintf(large_dir, sizeof(large_dir),
+		 "/sys/kernel/mm/transparent_hugepage/hugepages-%ukB", 16 * psize() >> 10);
+	snprintf(name, sizeof(name), "%s/enabled", large_dir);
+	fd = open(name, O_RDONLY);
+	if (fd < 0 || read(fd, line, sizeof(line) - 1) < 0)
+		return skip("no folios of 16 pages");
+	close(fd);
+	/* Which of the words it was is in brackets. */
+	sscanf(strchr(line, '[') ?: "[never]", "[%15[a-z]", large_was);
+	large_before = large_mapped();
+	if (madvise(vma[0], vma_len, MADV_HUGEPAGE))
+		return bad_errno("MADV_HUGEPAGE");
+	return write_word(name, "madvise");
+}
+
+static int finish_large(void)
+{
+	char name[128];
+
+	snprintf(name, sizeof(name), "%s/enabled", large_dir);
+	if (large_mapped() == large_before)
+		bad("no large folio is mapped");
+	return write_word(name, large_was);
+}
+
 static int setup_collapse(void)
 {
 	size_t size = huge_page_size();
@@ -1306,6 +1364,10 @@ static const struct victim victims[] = {
 	{
 		.name = "fault_write", FAULTS, .memory = ANON, .pages = 2,
 		.op = fill, .check = check_data,
+	}, {
+		/* Looks how large a folio may be. */
+		.name = "fault_large", .group = "faults", .attackers = OTHERS, .memory = ANON, .pages = 2,
+		.setup = setup_large, .op = fill, .check = check_data, .finish = finish_large,
 	}, {
 		.name = "fault_read", FAULTS, .memory = ANON, .pages = 2,
 		.op = check_zero,
@@ -1754,35 +1816,48 @@ static int make_empty_tables(void)
 	return 0;
 }
 
+/* The nth point fires; 0: none does. */
 static int set_fail_nth(int fd, unsigned int n)
 {
 	char buf[16];
 	int len = snprintf(buf, sizeof(buf), "%u", n);
 
+	if (no_refs)
+		return write_word(FAIL_PTE_TABLE "/space", buf) ||
+		       write_word(FAIL_PTE_TABLE "/times", n ? "1" : "0");
 	return pwrite(fd, buf, len, 0) == len ? 0 : bad_errno("write fail-nth");
 }
 
-/* How many points were missing; 0 if it fired. */
+/* 0 if it fired; -1 if that is not known. */
 static int get_fail_nth(int fd)
 {
 	char buf[16] = "";
 
+	if (no_refs)
+		return read_number(FAIL_PTE_TABLE "/times");
 	return pread(fd, buf, sizeof(buf) - 1, 0) > 0 ? atoi(buf) : bad_errno("read fail-nth");
+}
+
+/*
+ * Without memory for a ref nobody holds a table outside its lock, so also those are
+ * freed that a fault would keep.  Another injection makes that so, and fail-nth is for
+ * one: here the attributes of fail_pte_table count the points.
+ */
+static int take_refs_away(void)
+{
+	return write_word("/sys/kernel/slab/pte_ref/failslab", "1") ||
+	       write_word(FAILSLAB "/cache-filter", "Y") ||
+	       write_word(FAILSLAB "/ignore-gfp-wait", "N") ||
+	       write_word(FAILSLAB "/verbose", "0") ||
+	       write_word(FAILSLAB "/times", "-1") ||
+	       write_word(FAILSLAB "/probability", "100") ||
+	       write_word(FAIL_PTE_TABLE "/task-filter", "Y") ||
+	       write_word(FAIL_PTE_TABLE "/probability", "100") ||
+	       write_word("/proc/self/make-it-fail", "1");
 }
 
 static const char * const nth_states[] = { "without a table", "with an empty one" };
 static const char * const nth_wheres[] = { "before it is mapped", "before it is locked" };
-
-static int set_where(enum where where)
-{
-	int fd = open(FAIL_PTE_TABLE "/mapped", O_WRONLY | O_CLOEXEC);
-	bool ok = fd >= 0 && write(fd, where == MAPPED ? "1" : "0", 1) == 1;
-
-	if (!ok)
-		bad_errno(FAIL_PTE_TABLE "/mapped");
-	close(fd);
-	return ok ? 0 : -1;
-}
 
 /*
  * All points of an operation, from one state of the tables.  The operation itself
@@ -1832,6 +1907,19 @@ static int all_points(int fd, enum where where, int state, unsigned int pause_ms
 }
 
 /*
+ * Must one of the points free a table?  A fault with nothing to hold it by makes the
+ * table last, and one that was made stays mapped to its lock in most operations.
+ */
+static bool must_free(enum where where, int state)
+{
+	if (spared_why)
+		return false;
+	if (state)
+		return where == MAPPED || !(victim->flags & UNDER_LOCK);
+	return where == BEFORE && !no_refs && !(victim->flags & MAKES_NONE);
+}
+
+/*
  * If nothing was freed go through all again.  A fault holds its table while deferred
  * work is pending: give it time to be done.  It may also have been faster.
  */
@@ -1842,8 +1930,7 @@ static int points_of_state(int fd, enum where where, int state)
 	for (i = 0; i < NTH_TRIES; i++) {
 		if (all_points(fd, where, state, state ? 0 : i * 10))
 			return -1;
-		if (report->hits[where][state] || spared_why || where == MAPPED ||
-		    victim->flags & (state ? UNDER_LOCK : MAKES_NONE))
+		if (report->hits[where][state] || !must_free(where, state))
 			return 0;
 	}
 	return bad("no table is freed at any point");
@@ -1864,10 +1951,10 @@ static void nth_case(void)
 		return;
 	}
 	/* Undisturbed, and so that the program itself is there. */
-	if (one_round() || one_round())
+	if ((no_refs && take_refs_away()) || one_round() || one_round())
 		return;
 	for (where = BEFORE; where <= MAPPED; where++) {
-		if (set_where(where))
+		if (write_word(FAIL_PTE_TABLE "/mapped", where == MAPPED ? "1" : "0"))
 			return;
 		for (state = 0; state < 2; state++) {
 			if (points_of_state(fd, where, state))
@@ -2042,8 +2129,7 @@ static void run_case(const struct victim *v, const struct attacker *a, long ms)
 	if (spared_why)
 		ksft_print_msg("%s: no table is freed: %s\n", name, spared_why);
 	if (nth_mode && v->flags & UNDER_LOCK)
-		ksft_print_msg("%s: meets an empty table where nothing is injected: under a lock\n",
-			       name);
+		ksft_print_msg("%s: maps an empty table under the lock of another one\n", name);
 	ksft_test_result(report->outcome == PASS, "%s\n", name);
 }
 
@@ -2093,12 +2179,13 @@ static void usage(void)
 {
 	fprintf(stderr,
 		"pte_ref_race [-t SECONDS] [-g GROUP] [-v VICTIM] [-a ATTACKER] [-j N]\n"
-		"             [-w SECONDS] [-l]\n"
+		"             [-w SECONDS] [-l] [-m]\n"
 		"  -t  pairs of victim and attacker, for so long per group, a second per pair\n"
 		"      at least; in brackets what attacks and freed tables must not be below\n"
 		"      (without: one victim at a time, with CONFIG_FAIL_PTE_TABLE)\n"
 		"  -j  number of attacking threads, 1 or 2\n"
 		"  -w  what makes no progress for so long does not end (10)\n"
+		"  -m  without -t: there is no memory for a ref, so nobody holds a table\n"
 		"  -l  list groups, victims and attackers that would run\n");
 	exit(KSFT_FAIL);
 }
@@ -2111,7 +2198,7 @@ int main(int argc, char **argv)
 	bool list = false;
 	int i, opt;
 
-	while ((opt = getopt(argc, argv, "t:g:v:a:j:w:l")) != -1) {
+	while ((opt = getopt(argc, argv, "t:g:v:a:j:w:lm")) != -1) {
 		switch (opt) {
 		case 't':
 			seconds = atof(optarg);
@@ -2134,6 +2221,9 @@ int main(int argc, char **argv)
 		case 'l':
 			list = true;
 			break;
+		case 'm':
+			no_refs = true;
+			break;
 		default:
 			usage();
 		}
@@ -2141,6 +2231,8 @@ int main(int argc, char **argv)
 	if (optind < argc || nr_attackers < 1 || nr_attackers > MAX_ATTACKERS)
 		usage();
 	nth_mode = !seconds && !list;
+	if (no_refs && !nth_mode)
+		usage();
 	choose(group, wanted_victim, wanted_attacker);
 	if (!nr_pairs)
 		usage();

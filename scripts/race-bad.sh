@@ -1,0 +1,61 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# Runs pte_ref_race on a kernel that frees empty tables and whose callers are not all
+# mended: the debug kernel without the patches of scripts/race-bad.list. The cases that
+# fail must be exactly those of the list. PATCH=name leaves out that patch only, and prints
+# what fails. GROUP names one group of cases.
+set -euo pipefail
+options='GROUP PATCH'
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+dir=$build/race-bad
+src=$dir/src
+list=$top/scripts/race-bad.list
+export KERNEL=pte_ref DEBUG=1 TIME='' NO_REFS=''
+lock race-bad
+
+# words KIND: the second words of the lines that begin with it.
+words()
+{
+	awk -v kind="$1" '$1 == kind { print $2 }' "$list"
+}
+
+[ -f "$build/src/stock.stamp" ] || die "no source: run make source"
+need_space "$build" 3000
+mapfile -t out < <(if [ -n "${PATCH:-}" ]; then echo "$PATCH"; else words patch; fi)
+
+step race-bad "without ${#out[@]} patches"
+rm -rf "$src.tmp"
+mkdir -p "$dir"
+# By links: patch replaces a file that it changes.
+cp -al "$build/src/pte_ref" "$src.tmp"
+left=${#out[@]}
+while read -r p; do
+	name=$(basename "$p" .patch)
+	if printf '%s\n' "${out[@]}" | grep -qxF "${name#[0-9][0-9][0-9][0-9]-}"; then
+		patch -d "$src.tmp" -p1 -s -f -R --posix <"$p" || die "$p cannot be left out"
+		left=$((left - 1))
+	fi
+done < <(series_patches | tac)
+[ "$left" -eq 0 ] || die "$left patches of the list are not in the series"
+rm -rf "$src" "$dir/kernel"
+mv "$src.tmp" "$src"
+step_done
+
+SRC=$src OUT=$dir/kernel "$top/scripts/kernel.sh"
+IMAGE=$dir/kernel/arch/$srcarch/boot/$kimage "$top/scripts/race.sh" >"$dir/output" || true
+failed=$(sed -n 's/^not ok [0-9]* \([^ ]*\).*/\1/p' "$dir/output" | sort)
+if ! grep -q '^# Totals:' "$dir/output"; then
+	tail -n 5 "$dir/output" >&2
+	die "the run did not come to its end"
+fi
+if [ -n "${PATCH:-}" ]; then
+	echo "${failed:-nothing fails}"
+	exit 0
+fi
+diff <(words case | sort) <(echo "$failed") >"$dir/diff" || {
+	sed -n 's/^< /  passes: /p; s/^> /  fails: /p' "$dir/diff" >&2
+	die "other cases fail than scripts/race-bad.list says"
+}
+echo "$(wc -l <<<"$failed") cases fail, those of the list"
