@@ -10,7 +10,7 @@ options='GROUP PATCH'
 . "$(dirname "$0")/lib.sh"
 
 dir=$build/race-bad
-src=$dir/src
+src=$dir/src/pte_ref
 list=$top/scripts/race-bad.list
 export KERNEL=pte_ref DEBUG=1 TIME='' NO_REFS=''
 lock race-bad
@@ -27,7 +27,7 @@ mapfile -t out < <(if [ -n "${PATCH:-}" ]; then echo "$PATCH"; else words patch;
 
 step race-bad "without ${#out[@]} patches"
 rm -rf "$src.tmp"
-mkdir -p "$dir"
+mkdir -p "$dir/src"
 # By links: patch replaces a file that it changes.
 cp -al "$build/src/pte_ref" "$src.tmp"
 left=${#out[@]}
@@ -39,12 +39,13 @@ while read -r p; do
 	fi
 done < <(series_patches | tac)
 [ "$left" -eq 0 ] || die "$left patches of the list are not in the series"
-rm -rf "$src" "$dir/kernel"
+rm -rf "$src" "$dir"/kernel-*
 mv "$src.tmp" "$src"
 step_done
 
-SRC=$src OUT=$dir/kernel "$top/scripts/kernel.sh"
-IMAGE=$dir/kernel/arch/$srcarch/boot/$kimage "$top/scripts/race.sh" >"$dir/output" || true
+# Laid out as BUILD, so that the cache knows what did not change.
+BUILD=$dir "$top/scripts/kernel.sh"
+IMAGE=$(build=$dir kernel_image pte_ref 1) "$top/scripts/race.sh" >"$dir/output" || true
 failed=$(sed -n 's/^not ok [0-9]* \([^ ]*\).*/\1/p' "$dir/output" | sort)
 if ! grep -q '^# Totals:' "$dir/output"; then
 	tail -n 5 "$dir/output" >&2
