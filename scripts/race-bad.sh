@@ -41,6 +41,7 @@ done < <(series_patches | tac)
 [ "$left" -eq 0 ] || die "$left patches of the list are not in the series"
 rm -rf "$src" "$dir"/kernel-*
 mv "$src.tmp" "$src"
+cp "$build/src/stock.stamp" "$dir/src/"
 step_done
 
 # Laid out as BUILD, so that the cache knows what did not change.
