@@ -150,6 +150,26 @@ static int test_vm_insert_apply(struct vm_area_struct *vma,
 				   test_vm_insert_entry, &walk);
 }
 
+/* Of memory that is not of the device: a driver or KVM does this. */
+static int test_vm_insert_fixup(struct vm_area_struct *vma,
+				struct test_vm_insert_cmd *cmd)
+{
+	unsigned long addr = cmd->addr, end = addr + (cmd->nr << PAGE_SHIFT);
+	struct page *page;
+	int ret;
+
+	for (; addr < end; addr += PAGE_SIZE) {
+		ret = fixup_user_fault(vma->vm_mm, addr, FAULT_FLAG_WRITE, NULL);
+		if (ret)
+			return ret;
+		if (get_user_pages_fast_only(addr, 1, FOLL_WRITE, &page) == 1) {
+			put_page(page);
+			cmd->done++;
+		}
+	}
+	return 0;
+}
+
 static long test_vm_insert_locked(struct mm_struct *mm, unsigned int nr,
 				  struct test_vm_insert_cmd *cmd)
 {
@@ -158,7 +178,7 @@ static long test_vm_insert_locked(struct mm_struct *mm, unsigned int nr,
 	bool mixed;
 
 	vma = vma_lookup(mm, cmd->addr);
-	if (!vma || vma->vm_ops != &test_vm_insert_ops ||
+	if (!vma || (vma->vm_ops == &test_vm_insert_ops) == (nr == TEST_VM_INSERT_FIXUP) ||
 	    !range_in_vma(vma, cmd->addr, cmd->addr + len))
 		return -ENXIO;
 	mixed = test_vm_insert_kind(vma) == TEST_VM_INSERT_MIXED;
@@ -173,6 +193,8 @@ static long test_vm_insert_locked(struct mm_struct *mm, unsigned int nr,
 	case TEST_VM_INSERT_ZAP:
 		zap_special_vma_range(vma, cmd->addr, len);
 		return 0;
+	case TEST_VM_INSERT_FIXUP:
+		return test_vm_insert_fixup(vma, cmd);
 	default:
 		return -ENOTTY;
 	}

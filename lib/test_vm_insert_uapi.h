@@ -36,7 +36,7 @@ enum test_vm_insert_kind {
 #define TEST_VM_INSERT_OFFSET(kind)	((__u64)(kind) << TEST_VM_INSERT_KIND_SHIFT)
 
 /*
- * A request for a part of one mapping of the device.
+ * A request for a part of one mapping, of the device unless it says otherwise.
  *
  * @addr: (in) first address, page aligned
  * @nr: (in) number of pages, 1 to TEST_VM_INSERT_NR
@@ -56,5 +56,7 @@ struct test_vm_insert_cmd {
 #define TEST_VM_INSERT_APPLY	_IOWR('V', 0x02, struct test_vm_insert_cmd)
 /* zap_special_vma_range() */
 #define TEST_VM_INSERT_ZAP	_IOWR('V', 0x03, struct test_vm_insert_cmd)
+/* In other memory: one fixup_user_fault() for each page, done if it is there then */
+#define TEST_VM_INSERT_FIXUP	_IOWR('V', 0x04, struct test_vm_insert_cmd)
 
 #endif /* _LIB_TEST_VM_INSERT_UAPI_H */

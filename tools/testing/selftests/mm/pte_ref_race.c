@@ -77,6 +77,8 @@
 static long stuck_ms = 10000;
 /* No operation here has so many points. */
 #define MAX_POINTS	20000
+/* An empty table is freed much sooner. */
+#define NO_TABLE_MS	500
 /* How often they are gone through at most, if no table is freed at any. */
 #define NTH_TRIES	10
 /* Pages of a victim. */
@@ -613,6 +615,12 @@ static int setup_file(int flags)
 	return map_file(vma[0], vma_len, flags, file, 0);
 }
 
+static int setup_dev(void)
+{
+	dev = open("/dev/test_vm_insert", O_RDWR | O_CLOEXEC);
+	return dev < 0 ? skip("no CONFIG_TEST_VM_INSERT") : 0;
+}
+
 static int map_dev(void)
 {
 	return mmap(p, bytes(), PROT_READ, MAP_SHARED | MAP_FIXED, dev,
@@ -637,11 +645,8 @@ static int setup_memory(void)
 	case DISK:
 		return setup_file(MAP_PRIVATE);
 	case DEVICE:
-		dev = open("/dev/test_vm_insert", O_RDWR | O_CLOEXEC);
-		if (dev < 0)
-			return skip("no CONFIG_TEST_VM_INSERT");
 		/* That fills it. */
-		return victim->kind == TEST_VM_INSERT_REMAP ? 0 : map_dev();
+		return setup_dev() ?: victim->kind == TEST_VM_INSERT_REMAP ? 0 : map_dev();
 	}
 	return 0;
 }
@@ -1323,6 +1328,20 @@ static int op_dev(void)
 	return 0;
 }
 
+/* What a driver or KVM does: after the fault it looks once whether the page is there. */
+static int op_fixup(void)
+{
+	struct test_vm_insert_cmd cmd = { .addr = (unsigned long)p, .nr = np };
+
+	if (ioctl(dev, TEST_VM_INSERT_FIXUP, &cmd))
+		return bad_errno("fixup_user_fault()");
+	/* An attacker may have taken it away again. */
+	if (nth_mode && cmd.done != np)
+		return bad("fixup_user_fault() says that it is done, %lld of %d pages are there",
+			   (long long)cmd.done, np);
+	return 0;
+}
+
 static int check_dev(void)
 {
 	return check_peek(p, TEST_VM_INSERT_MAGIC, 1);
@@ -1522,6 +1541,17 @@ static const struct victim victims[] = {
 		.name = "gup_longterm", GUP, .memory = ANON,
 		.setup = setup_gup_pin, .op = op_gup_pin, .cmd = PIN_LONGTERM_BENCHMARK,
 		.check = check_zero,
+	}, {
+		.name = "fixup", GUP, .memory = ANON, .pages = 2,
+		.setup = setup_dev, .op = op_fixup,
+	}, {
+		.name = "fixup_shared", GUP, .memory = SHARED, .pages = 2,
+		.flags = OWN_FILE | EXACT_OWN,
+		.setup = setup_dev, .op = op_fixup,
+	}, {
+		.name = "fixup_disk", GUP, .memory = DISK, .pages = 2,
+		.flags = OWN_FILE | FILLED,
+		.setup = setup_dev, .op = op_fixup,
 	}, {
 		.name = "futex_wake_op", FUTEX, .memory = ANON, .pages = 1,
 		.op = op_futex_wake_op, .check = check_futex_wake_op,
@@ -1816,6 +1846,35 @@ static int make_empty_tables(void)
 	return 0;
 }
 
+/*
+ * What VmPTE of /proc/self/status says, in kB, when no table of the case is there.  More
+ * than that may stay for another reason, so the wait ends.
+ */
+static unsigned long tables_base;
+
+static unsigned long read_tables(void)
+{
+	static char buf[4096];
+	int fd = open("/proc/self/status", O_RDONLY | O_CLOEXEC);
+	ssize_t len = fd < 0 ? 0 : read(fd, buf, sizeof(buf) - 1);
+	const char *line;
+
+	close(fd);
+	buf[len > 0 ? len : 0] = 0;
+	line = strstr(buf, "VmPTE:");
+	return line ? strtoul(line + strlen("VmPTE:"), NULL, 10) : 0;
+}
+
+static void wait_for_no_table(void)
+{
+	long end = now_ms() + NO_TABLE_MS;
+	unsigned long kb;
+
+	while ((kb = read_tables()) > tables_base && now_ms() < end)
+		usleep(1000);
+	tables_base = kb;
+}
+
 /* The nth point fires; 0: none does. */
 static int set_fail_nth(int fd, unsigned int n)
 {
@@ -1864,7 +1923,7 @@ static const char * const nth_wheres[] = { "before it is mapped", "before it is 
  * frees none at once: the last round, which injects nothing, shows that.  If another
  * process did meanwhile, it does not each time.
  */
-static int all_points(int fd, enum where where, int state, unsigned int pause_ms)
+static int all_points(int fd, enum where where, int state)
 {
 	unsigned int *points = &report->points[where][state];
 	unsigned int n;
@@ -1878,7 +1937,7 @@ static int all_points(int fd, enum where where, int state, unsigned int pause_ms
 		report->beat = now_ms();
 		report->n = n;
 		start_empty();
-		usleep(pause_ms * 1000);
+		wait_for_no_table();
 		/* Last, before the deferred work finds them. */
 		if ((victim->prepare && victim->prepare()) || (state && make_empty_tables()))
 			return -1;
@@ -1920,15 +1979,15 @@ static bool must_free(enum where where, int state)
 }
 
 /*
- * If nothing was freed go through all again.  A fault holds its table while deferred
- * work is pending: give it time to be done.  It may also have been faster.
+ * If nothing was freed go through all again: a fault holds its table while deferred
+ * work is pending, which may also have been faster.
  */
 static int points_of_state(int fd, enum where where, int state)
 {
 	int i;
 
 	for (i = 0; i < NTH_TRIES; i++) {
-		if (all_points(fd, where, state, state ? 0 : i * 10))
+		if (all_points(fd, where, state))
 			return -1;
 		if (report->hits[where][state] || !must_free(where, state))
 			return 0;
