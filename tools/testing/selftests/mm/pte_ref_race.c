@@ -125,6 +125,7 @@ static long stuck_ms = 10000;
 #define MAKES_NONE	0x80	/* only looks at a table, makes none */
 #define EMPTY		0x100	/* so attacker own makes one, beside its pages */
 #define UNDER_LOCK	0x200	/* maps an empty table under the lock of another only */
+#define FILLS_MADE	0x400	/* holds the table that it makes until it is filled */
 
 /* What the victim has in vma[] */
 enum memory { NOTHING, ANON, SHARED, PRIVATE, DISK, DEVICE };
@@ -1402,11 +1403,11 @@ static const struct victim victims[] = {
 		.op = fill, .check = check_data,
 	}, {
 		.name = "fault_file", FILES, .attackers = ALL, .memory = PRIVATE, .pages = 2,
-		.flags = OWN_FILE | FILLED,
+		.flags = OWN_FILE | FILLED | FILLS_MADE,
 		.op = op_file,
 	}, {
 		.name = "fault_disk", FILES, .attackers = ALL, .memory = DISK, .pages = 2,
-		.flags = OWN_FILE | FILLED,
+		.flags = OWN_FILE | FILLED | FILLS_MADE,
 		.op = op_file,
 	}, {
 		.name = "populate_write", FAULTS, .memory = ANON,
@@ -1966,8 +1967,8 @@ static int all_points(int fd, enum where where, int state)
 }
 
 /*
- * Must one of the points free a table?  A fault with nothing to hold it by makes the
- * table last, and one that was made stays mapped to its lock in most operations.
+ * Must one of the points free a table?  One that was made before is there at each.  One
+ * that the operation makes is there at its last points only, and may be held then.
  */
 static bool must_free(enum where where, int state)
 {
@@ -1975,7 +1976,7 @@ static bool must_free(enum where where, int state)
 		return false;
 	if (state)
 		return where == MAPPED || !(victim->flags & UNDER_LOCK);
-	return where == BEFORE && !no_refs && !(victim->flags & MAKES_NONE);
+	return where == BEFORE && !no_refs && !(victim->flags & (MAKES_NONE | FILLS_MADE));
 }
 
 /*
