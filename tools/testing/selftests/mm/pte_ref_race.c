@@ -1485,11 +1485,6 @@ static const struct victim victims[] = {
 		.name = "fork", MOVE, .attackers = OTHERS, .memory = ANON, .pages = 2,
 		.prepare = fill, .op = op_fork, .check = check_fork,
 	}, {
-		.name = "mremap_pages", MOVE, .attackers = ALL,
-		.flags = TWO_TABLES | UNDER_LOCK,
-		.prepare = prepare_mremap, .op = op_mremap, .check = check_mremap,
-		.undo = undo_mremap,
-	}, {
 		/* Nobody shares a table that moves as a whole, by its PMD entry. */
 		.name = "mremap_table", MOVE, .attackers = ALL & ~NEIGHBOUR, .memory = SHARED,
 		.flags = TWO_TABLES | WHOLE_TABLE | OWN_FILE | EXACT_OWN | MAKES_NONE,
@@ -1594,6 +1589,12 @@ static const struct victim victims[] = {
 		.name = "apply", DRIVER, .kind = TEST_VM_INSERT_APPLIED,
 		.flags = MAY_BE_ABSENT,
 		.op = op_dev, .cmd = TEST_VM_INSERT_APPLY, .check = check_dev,
+	}, {
+		/* Last: where this fails the kernel has lost pages. */
+		.name = "mremap_pages", MOVE, .attackers = ALL,
+		.flags = TWO_TABLES | UNDER_LOCK,
+		.prepare = prepare_mremap, .op = op_mremap, .check = check_mremap,
+		.undo = undo_mremap,
 	},
 };
 
