@@ -21,7 +21,7 @@ export ACCEL CONFIG JOBS SCALE VIRTME TIME GROUP QUICK BUDGET
 S := scripts
 
 .PHONY: help packages source kernel boot demo test test-arm64 tree refresh port series series-build
-.PHONY: lint check-off deb check-deb bench race race-fixes mutants pte_waste clean
+.PHONY: lint check-off deb check-deb bench race race-bad race-fixes mutants pte_waste clean
 
 help:		## this list
 	@awk -F':.*## ' '/^[a-z0-9_-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -86,9 +86,13 @@ bench:		## what it costs beside stock, against bench/limits: QUICK=1 for fewer r
 	@$(MAKE) kernel KERNEL=pte_ref DEBUG=
 	@$(S)/bench.sh
 
-race:		## callers against the free of their table: TIME=seconds GROUP= KERNEL= DEBUG=1|kasan
+race:		## callers against the free of their table: TIME=seconds GROUP= KERNEL= DEBUG=1|kasan NO_REFS=1
 	@$(MAKE) kernel DEBUG=$${DEBUG:-1}
 	@$(S)/race.sh
+
+race-bad: source	## without the mendings of the callers, the cases for them must fail: PATCH=
+	@$(MAKE) kernel KERNEL=pte_ref DEBUG=1
+	@$(S)/race-bad.sh
 
 race-fixes: source	## the same with nothing but the part *fixes*: TIME=seconds WITHOUT=1
 	@$(S)/race-fixes.sh

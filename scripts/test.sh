@@ -176,6 +176,11 @@ check_32bit()
 	"${make[@]}" KCONFIG_ALLCONFIG="$tmp/wanted" allnoconfig
 	"${make[@]}" mm/ arch/x86/mm/ kernel/fork.o lib/percpu-refcount.o
 	[ -e "$build/kernel-32/mm/memory.o" ] || fail "nothing was built"
+	# The 32-bit vDSO of a 64-bit kernel sees the headers in a way of its own.
+	KERNEL=pte_ref DEBUG=0 OUT=$build/kernel-ia32 EXTRA_CONFIG=IA32_EMULATION=y \
+		TARGETS=arch/x86/entry/vdso/ "$top/scripts/kernel.sh"
+	[ -e "$build/kernel-ia32/arch/x86/entry/vdso/vdso32/vclock_gettime.o" ] ||
+		fail "no 32-bit vDSO was built"
 }
 
 # The suites of the series, on UML and at the boot of an x86_64 guest.
@@ -206,6 +211,18 @@ check_selftest_stock()
 check_race()
 {
 	KERNEL=pte_ref DEBUG=1 TIME='' "$top/scripts/race.sh"
+}
+
+# The same where nobody can hold a table.
+check_race_no_refs()
+{
+	KERNEL=pte_ref DEBUG=1 TIME='' NO_REFS=1 "$top/scripts/race.sh"
+}
+
+# Without the mendings of the callers the cases for them must fail.
+check_race_bad()
+{
+	"$top/scripts/race-bad.sh"
 }
 
 check_race_pairs()
@@ -699,7 +716,9 @@ checks()
 		boot_off 35 kernel_debug
 		kunit_x86 40 kernel_debug
 		selftest 80 kernel_debug
-		race 25 kernel_debug
+		race 60 kernel_debug
+		race_no_refs 60 kernel_debug
+		race_bad 120 kernel_debug
 		race_pairs 210 kernel_debug
 		kernel_stock 290
 		boot 10 kernel_stock
@@ -716,11 +735,11 @@ checks()
 		kernel_arm64 330
 		kunit_arm64 60 kernel_arm64
 		selftest_arm64 100 kernel_arm64
-		race_arm64 40 kernel_arm64
+		race_arm64 80 kernel_arm64
 		kernel_arm64_64k 330
 		kunit_arm64_64k 60 kernel_arm64_64k
 		selftest_arm64_64k 120 kernel_arm64_64k
-		race_arm64_64k 60 kernel_arm64_64k
+		race_arm64_64k 100 kernel_arm64_64k
 	END
 }
 
@@ -730,7 +749,7 @@ if [ "${1:-}" = --one ]; then
 fi
 
 # Each check says itself what it boots and builds.
-unset ARCH BUILT CONFIG CPU PAGES KUNIT_CONFIG FILTER KERNEL DEBUG QUICK TIME GROUP RUN TIMEOUT RWDIR TREE MEM CPUS APPEND QEMU_OPTS
+unset ARCH BUILT CONFIG CPU PAGES KUNIT_CONFIG FILTER KERNEL DEBUG QUICK TIME GROUP NO_REFS PATCH RUN TIMEOUT RWDIR TREE MEM CPUS APPEND QEMU_OPTS
 start=$SECONDS
 mkdir -p "$logs" "$cache"
 lock test
