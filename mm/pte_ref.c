@@ -241,7 +241,7 @@ unsigned long pte_ref_read(struct ptdesc *ptdesc)
  * In the count of a pinned table: more than entries and holders can be, so that
  * it is never zero.
  */
-#define PTE_REF_PINNED		(1 << 30)
+#define PTE_REF_PINNED		0x40000000
 
 /*
  * A table that is not tracked is never freed either.  In one that was unlinked
@@ -641,7 +641,7 @@ EXPORT_SYMBOL(__pte_ref_free);
 /* Tables that are freed under one hold of the PMD lock and one flush. */
 #define PTE_REF_BATCH		(PTE_REF_BATCH_SIZE / PMD_SIZE)
 
-static_assert(PTE_REF_BATCH <= BITS_PER_TYPE(u64));
+static_assert(BITS_PER_TYPE(u64) >= PTE_REF_BATCH);
 
 /* Chains of tables whose grace period is over, by the rcu_head of the first. */
 static void pte_free_work_fn(struct work_struct *work);

@@ -352,6 +352,7 @@ static inline void pte_ref_linked(struct mm_struct *mm, pmd_t *pmd)
  * page.
  *
  * Context: process context; does not sleep.
+ * Return: true if this fault allocates a PTE table and maps a small page.
  */
 static inline bool vmf_wants_small_page(struct vm_fault *vmf)
 {

@@ -1386,7 +1386,8 @@ static const struct victim victims[] = {
 		.op = fill, .check = check_data,
 	}, {
 		/* Looks how large a folio may be. */
-		.name = "fault_large", .group = "faults", .attackers = OTHERS, .memory = ANON, .pages = 2,
+		.name = "fault_large", .group = "faults", .attackers = OTHERS,
+		.memory = ANON, .pages = 2,
 		.setup = setup_large, .op = fill, .check = check_data, .finish = finish_large,
 	}, {
 		.name = "fault_read", FAULTS, .memory = ANON, .pages = 2,
