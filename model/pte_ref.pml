@@ -1,5 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 
+#if defined(RUN_percpu) || defined(RUN_percpu_zap) || defined(RUN_percpu_two) || \
+	defined(RUN_percpu_two_zap) || defined(RUN_percpu_set) || defined(RUN_munmap) || defined(RUN_munmap_rmap) || defined(RUN_retract)
+#define PERCPU_MODE
+#endif
+#if defined(RUN_percpu_zap) || defined(RUN_percpu_two) || defined(RUN_percpu_two_zap) || \
+	defined(RUN_percpu_set) || defined(RUN_switch) || defined(RUN_retract)
+#define NOTE_STEP
+#endif
+#if defined(RUN_percpu_two_zap) || defined(RUN_percpu_set)
+#define PUT_ONLY
+#endif
 #define NT 2			/* tables that can be made */
 #define NR 2			/* refs that can be made */
 #define PINNED 8			/* PTE_REF_PINNED */
@@ -102,7 +113,22 @@ inline rcu_unlock()
 /* pte_ref_note() */
 inline note()
 {
-#ifndef BREAK_NOTE
+#ifdef BREAK_NOTE
+	skip
+#else
+#ifdef NOTE_STEP
+	d_step {
+		use_mm();
+		MB();
+		mpmd = 1;
+		mpud = 1;
+		if
+		:: !(qst & (WORK | EXIT)) && !disabled -> pending = 1
+		:: else
+		fi;
+		qst = qst | NOTED | WORK
+	}
+#else
 	use_mm();
 #ifndef BREAK_NOTE_MB
 	MB();
@@ -144,6 +170,7 @@ inline note()
 		old = 0
 	fi
 #endif
+#endif
 }
 
 /* pte_ref_release() */
@@ -152,7 +179,7 @@ inline release(r)
 	use_r(r);
 	if
 #ifndef BREAK_RELEASE_ALIVE
-	:: !(st[r] & DEAD) -> note()
+	:: !(st[r] & DEAD) -> note(); skip
 #endif
 	:: else ->
 		if
@@ -324,7 +351,7 @@ inline store(n)
 		pop[t] = n;
 		if
 		:: MB()
-		:: vis[t] != (n != 0) -> skip
+		:: vis[t] != (pop[t] != 0) -> skip
 		fi
 	}
 }
@@ -754,12 +781,14 @@ proctype holder(byte me)
 			assert(pmd == h || taken[h]);
 			if
 			:: h = 0; vma_unlock()		/* drops the lock of the VMA */
+#ifndef PUT_ONLY
 			:: map_lock();
 				assert(t == h || taken[h]);
 				if
 				:: t -> set_entry(); unlock()
 				:: else
 				fi
+#endif
 			:: skip			/* fails */
 			fi;
 			h = 0;
@@ -783,6 +812,23 @@ proctype holder(byte me)
 		fi
 	:: else
 	fi;
+	users--
+}
+
+/* One that has its reference already */
+proctype putter(byte me)
+{
+	LOCALS;
+
+#ifdef RUN_percpu_set
+	map_lock();
+	set_entry();
+	unlock();
+	vma_unlock();
+#endif
+	rd = rd | me;
+	put(1, 1);
+	rcu_unlock();
 	users--
 }
 
@@ -1008,6 +1054,23 @@ proctype exit_mm(byte me)
 	mmgone = 1
 }
 
+/* pte_ref_reclaim(), pte_ref_lock_vma() */
+inline reclaim()
+{
+	atomic {
+		if
+		:: vma && !vw -> vr++; locked = 1
+		:: vma && vw -> busy = 1
+		:: else
+		fi
+	};
+	if
+	:: locked -> free_range(); vma_unlock()
+	:: busy -> busy = 0; note()
+	:: else
+	fi
+}
+
 /* pte_ref_work_fn() */
 proctype work(byte me)
 {
@@ -1016,6 +1079,21 @@ proctype work(byte me)
 
 end:	do
 	:: d_step { pending -> pending = 0; running = 1 };
+#ifdef NOTE_STEP
+		d_step {
+			use_mm();
+			qst = qst & ~NOTED;
+			zero = mpud && mpmd;
+			mpud = 0;
+			mpmd = 0
+		};
+		if
+		:: zero ->
+			zero = 0;
+			reclaim()
+		:: else
+		fi;
+#else
 		use_mm();
 		qst = qst & ~NOTED;
 		if
@@ -1030,28 +1108,15 @@ end:	do
 				fi;
 				u = 0;
 				rcu_unlock();
-				/* pte_ref_reclaim(), pte_ref_lock_vma() */
 				if
-				:: zero && !(qst & EXIT) ->
-					zero = 0;
-					atomic {
-						if
-						:: vma && !vw -> vr++; locked = 1
-						:: vma && vw -> busy = 1
-						:: else
-						fi
-					};
-					if
-					:: locked -> free_range(); vma_unlock()
-					:: busy -> busy = 0; note()
-					:: else
-					fi
+				:: zero && !(qst & EXIT) -> zero = 0; reclaim()
 				:: else -> zero = 0
 				fi
 			:: else
 			fi
 		:: else
 		fi;
+#endif
 		use_mm();
 		if
 		:: d_step { qst == WORK -> qst = 0; running = 0 }
@@ -1183,6 +1248,12 @@ inline begin_ref()
 	d_step { rstate[1] = R_LIVE; tref[1] = 1; cnt[1] = 1 }
 }
 
+/* And it was noted before. */
+inline begin_noted()
+{
+	d_step { mpmd = 1; mpud = 1; qst = NOTED | WORK; pending = 1 }
+}
+
 init {
 	atomic {
 #ifdef RUN_zap
@@ -1193,24 +1264,58 @@ init {
 		users = 2;
 		run holder(1); run zap(2); run rmap(4);
 #endif
-#ifdef RUN_hold2
+#ifdef RUN_hold_fault
 		begin();
-		users = 3;
-		run holder(1); run holder(2); run zap(4);
+		users = 2;
+		run holder(1); run fault(2); run rmap(4);
+#endif
+#ifdef RUN_note
+		begin(); begin_noted();
+		users = 1;
+		run fault(1); run rmap(2); run rmap(4);
 #endif
 #ifdef RUN_percpu
 		begin(); begin_ref();
-		users = 2;
-		run holder(1); run rmap(2); run zap(4);
+		users = 1;
+		run holder(1); run rmap(2);
 #endif
-#ifdef RUN_percpu2
+#ifdef RUN_percpu_zap
 		begin(); begin_ref();
 		users = 2;
-		run holder(1); run holder(2); run rmap(4);
+		run holder(1); run zap(2);
+#endif
+#ifdef RUN_percpu_two
+		begin(); begin_ref();
+		users = 2; gh[1]++; cnt[1]++;
+		run putter(1); run holder(2); run rmap(4);
+#endif
+#ifdef RUN_percpu_two_zap
+		begin(); begin_ref();
+		users = 3; gh[1]++; cnt[1]++;
+		run putter(1); run holder(2); run zap(4);
+#endif
+#ifdef RUN_percpu_set
+		begin(); begin_ref(); begin_noted();
+		ent[1] = 0; pop[1] = 0; vis[1] = 0;
+		users = 2; gh[1]++; vr = 1;
+		run putter(1); run holder(2); run rmap(4);
+#endif
+#ifdef RUN_switch
+		begin(); begin_ref(); begin_noted();
+		cnt[1] = cnt[1] + BIAS + 1;
+		force[1] = 1; pcok[1] = 1; mode[1] = M_SWITCH; rcb[1] = CB_SWITCH;
+		st[1] = PERCPU | SWITCHING;
+		users = 2;
+		run holder(1); run zap(2); run rmap(4);
 #endif
 #ifdef RUN_munmap
 		users = 2;
 		run holder(1); run munmap(2); run truncate(4);
+#endif
+#ifdef RUN_munmap_rmap
+		begin(); begin_ref();
+		users = 2;
+		run holder(1); run munmap(2); run rmap(4);
 #endif
 #ifdef RUN_retract
 		begin(); begin_ref();
