@@ -8,8 +8,8 @@
 	defined(RUN_percpu_set) || defined(RUN_switch) || defined(RUN_retract)
 #define NOTE_STEP
 #endif
-#if defined(RUN_percpu_two_zap) || defined(RUN_percpu_set)
-#define PUT_ONLY
+#if defined(RUN_percpu_two_zap) || defined(RUN_percpu_set) || defined(RUN_retract)
+#define HAS_REF
 #endif
 #define NT 2			/* tables that can be made */
 #define NR 2			/* refs that can be made */
@@ -770,7 +770,13 @@ proctype holder(byte me)
 	vma_lock();
 	if
 	:: locked ->
+#ifdef HAS_REF
+		h = 1;
+		r = 1;
+		to_percpu(r);
+#else
 		tryget();
+#endif
 		if
 		:: !h -> alloc_table(); ref_install()
 		:: else
@@ -781,7 +787,7 @@ proctype holder(byte me)
 			assert(pmd == h || taken[h]);
 			if
 			:: h = 0; vma_unlock()		/* drops the lock of the VMA */
-#ifndef PUT_ONLY
+#ifndef HAS_REF
 			:: map_lock();
 				assert(t == h || taken[h]);
 				if
@@ -820,12 +826,6 @@ proctype putter(byte me)
 {
 	LOCALS;
 
-#ifdef RUN_percpu_set
-	map_lock();
-	set_entry();
-	unlock();
-	vma_unlock();
-#endif
 	rd = rd | me;
 	put(1, 1);
 	rcu_unlock();
@@ -930,6 +930,30 @@ proctype retract(byte me)
 		rml--
 	:: !inrmap
 	fi
+}
+
+/* A fault, and madvise() of a part of the table */
+proctype touch(byte me)
+{
+	LOCALS;
+
+	vma_lock();
+	if
+	:: locked ->
+		map_lock();
+		if
+		:: t -> set_entry(); unlock()
+		:: else
+		fi;
+		map_lock();
+		if
+		:: t -> clear_entry(); unlock()
+		:: else
+		fi;
+		vma_unlock()
+	:: else
+	fi;
+	users--
 }
 
 /* hugetlb on arm64: pte_alloc_pinned(), and a pointer that is kept */
@@ -1291,22 +1315,22 @@ init {
 #endif
 #ifdef RUN_percpu_two_zap
 		begin(); begin_ref();
-		users = 3; gh[1]++; cnt[1]++;
+		users = 3; gh[1] = 2; cnt[1] = 3;
 		run putter(1); run holder(2); run zap(4);
 #endif
 #ifdef RUN_percpu_set
 		begin(); begin_ref(); begin_noted();
 		ent[1] = 0; pop[1] = 0; vis[1] = 0;
-		users = 2; gh[1]++; vr = 1;
-		run putter(1); run holder(2); run rmap(4);
+		users = 2; gh[1] = 1; cnt[1] = 1;
+		run touch(1); run holder(2);
 #endif
 #ifdef RUN_switch
 		begin(); begin_ref(); begin_noted();
 		cnt[1] = cnt[1] + BIAS + 1;
 		force[1] = 1; pcok[1] = 1; mode[1] = M_SWITCH; rcb[1] = CB_SWITCH;
 		st[1] = PERCPU | SWITCHING;
-		users = 2;
-		run holder(1); run zap(2); run rmap(4);
+		users = 1;
+		run fault(1); run rmap(4);
 #endif
 #ifdef RUN_munmap
 		users = 2;
@@ -1319,8 +1343,8 @@ init {
 #endif
 #ifdef RUN_retract
 		begin(); begin_ref();
-		users = 1;
-		run holder(1); run retract(2); run rmap(4);
+		users = 2; gh[1] = 2; cnt[1] = 3;
+		run holder(1); run putter(2); run retract(4);
 #endif
 #ifdef RUN_pin
 		begin();
