@@ -1,16 +1,238 @@
 /* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * pte_ref: a model for spin of mm/pte_ref.c, mm/pte_ref_deferred.c and
+ * mm/pte_ref_percpu.c, as they are.  scripts/model.sh checks it.
+ *
+ * One mm, one PMD entry, up to two tables one after the other, up to two refs.
+ * A table has one entry, populated or not.  A process is a task of the mm, or
+ * what comes without one: rmap, truncate, the deferred work, callbacks of RCU.
+ * Each is named after the function it stands for.  No process but the deferred
+ * work and RCU repeats what it does, so all that can happen in a run is looked
+ * at.
+ *
+ * A step is what a CPU or a lock makes atomic: a load, a store, an atomic
+ * operation, or what is only visible to those who have the lock.  A step that
+ * drops a lock may also do what went before it under that lock, if nobody looks
+ * at that without the lock.
+ *
+ * Weak order.  The store of a count waits in a store buffer: who has the PTL
+ * reads pop[], others read vis[], which follows at any time, at the latest at a
+ * full barrier or when the PTL is dropped (store(), MB()).  After a zap the loads
+ * of pte_ref_looks_free() may come before the unlock (looks_free_early()).  Of
+ * each other pair of loads or stores that a barrier keeps in order a variant has
+ * the wrong order.
+ *
+ * RCU.  A callback waits for the read sections that there were at call_rcu().
+ * Who has the PTL is in one.
+ *
+ * What must hold:
+ *
+ *	count		free_user_ptes() unlinks no table that has an entry, a zap,
+ *			a pin or a holder; what a holder holds stays linked until
+ *			its put, unless free_pgtables() or a collapse takes it
+ *	table		no table is used when it is freed, nor freed twice, nor is
+ *			an entry written to one that is unlinked
+ *	ref		no ref is used when it is freed; each is freed once, if its
+ *			table is; its counts are never negative; no percpu counter
+ *			is used that is not there
+ *	mm		nobody uses an mm that is gone: the deferred work, a note
+ *	end		when nothing is left to do, no table of a live mm is empty
+ *	live		an empty table of a live mm is freed in the end, or is not
+ *			empty any more: also if a lock is always busy, and whatever
+ *			the deferred work does meanwhile (weak fairness)
+ *
+ * The first five are assertions, those of "end" in final().  The last is the ltl
+ * formula at the end, for runs that are "live".
+ *
+ * Not here: the flush of the TLB; what a walker that lost its table answers (see
+ * Documentation/mm/pte_ref.rst); several tables at once, and so batches, groups,
+ * where a round of the deferred work stops for other mms and goes on; PMD and
+ * PUD tables that are freed; tables that move (mremap, so ref->addr), fork,
+ * deposited tables; small pages and struct pte_notes; pte_ref_may_free(); memory
+ * that is short, but for the ref of a holder and percpu counters; a PTL that is
+ * the PMD lock; when holders get percpu counters (here: at any pte_tryget());
+ * more than PTE_REF_WAITERS works that wait for a lock; workqueues and
+ * percpu_ref beyond what is used of them.  To have fewer states pte_ref_note()
+ * and the deferred work's take are one step in runs with NOTE_STEP.
+ *
+ * Runs, and whether the assertions are checked ("safe") or the formula as well:
+ *
+ *	RUN_zap		safe	fault, zap of the table, rmap and GUP-fast beside each other
+ *	RUN_note	safe	a table that was noted before is populated and emptied
+ *	RUN_hold	safe	a table gets its ref, beside a zap and rmap
+ *	RUN_pin		safe	hugetlb has a pointer into a table that others empty
+ *	RUN_percpu	live	a holder moves the ref to percpu mode, rmap empties the table
+ *	RUN_percpu_zap	safe	the same with a zap
+ *	RUN_percpu_two	safe	two holders
+ *	RUN_percpu_touch safe	a table that was empty is populated and emptied meanwhile
+ *	RUN_switch	safe	a switch to atomic mode ends while entries come and go
+ *	RUN_munmap	safe	munmap takes the table from a holder, beside a truncate
+ *	RUN_retract	safe	retract_page_tables() does, while it moves to percpu mode
+ *	RUN_exit	safe	exit, beside rmap
+ *	RUN_busy	live	the VMA is locked for write again and again
+ *
+ * Broken variants.  Each takes one argument of the code away, and is caught in
+ * the run that is named:
+ *
+ *	count
+ *	BREAK_RECHECK	zap	free_user_ptes() does not read the count under the locks
+ *	BREAK_RAISE	percpu	pte_tryget() raises the count from zero without a lock
+ *	BREAK_INSTALL_PML hold	pte_ref_install() raises it without the PMD lock
+ *	BREAK_PIN	pin	pte_alloc_pinned() does not pin
+ *	BREAK_MAKE_PTL	hold	pte_ref_make() without the PTL
+ *	BREAK_MAKE_COUNT hold	and without a reference for the entries that there are
+ *	BREAK_POPULATED	hold	the first entry takes no reference
+ *	table
+ *	BREAK_LINKED	zap	free_user_ptes() does not read the PMD entry again
+ *	BREAK_PMD_SAME	zap	nor does who has waited for the PTL
+ *	BREAK_TABLE_RCU	zap	a table is freed without a grace period
+ *	BREAK_WHO	munmap	who zaps a VMA that is detached frees tables as well
+ *	BREAK_WORK_VMA	munmap	the deferred work locks no VMA
+ *	ref
+ *	BREAK_FREE_REF	munmap	a ref is freed with its table
+ *	BREAK_FREE_GET	munmap	the destructor has no reference of its own
+ *	BREAK_FREE_POPULATED exit and leaves that of the entries
+ *	BREAK_RELEASE_ALIVE hold pte_ref_release() takes zero for the end
+ *	BREAK_RELEASE_COUNT munmap it does not read the count again
+ *	BREAK_RELEASE_ONCE munmap nor PTE_REF_RETIRED
+ *	BREAK_RELEASE_RCU munmap the object is freed without a grace period
+ *	BREAK_PERCPU_DEAD retract pte_ref_to_percpu() does not look at PTE_REF_DEAD
+ *	BREAK_END_MB	retract	pte_ref_end_percpu() without its barrier
+ *	BREAK_CONFIRM_DEAD retract the end of a switch does not look for zero
+ *	BREAK_SWITCH_RCU percpu	a switch to atomic mode without a grace period
+ *	mm
+ *	BREAK_EXIT_WAIT	exit	exit does not wait for the deferred work that runs
+ *	BREAK_EXIT_DISABLE exit	nor keeps it from being queued
+ *	BREAK_NOTE_EXIT	exit	pte_ref_note() does not look at MM_PTE_REF_EXIT
+ *	end
+ *	BREAK_NOTE	note	nothing is noted
+ *	BREAK_NOTE_MB	note	pte_ref_note() without its barrier
+ *	BREAK_NOTE_ORDER note	marks the PUD table first
+ *	BREAK_NOTE_EMPTY zap	a fault that fails notes nothing
+ *	BREAK_EMPTIED_BARE zap	nor does the last entry of a table without a ref
+ *	BREAK_TAKE	note	the mark is taken when the tables were looked at
+ *	BREAK_WORK_NOTED note	MM_PTE_REF_NOTED is cleared at the end of the round
+ *	BREAK_WORK_MB	note	or, without the barrier, after the marks were read
+ *	BREAK_WORK_AGAIN note	the round ends whatever was noted meanwhile
+ *	BREAK_EMPTIED_BEFORE switch __pte_ref_emptied() does not ask before its put
+ *	BREAK_EMPTIED_AFTER percpu nor after it
+ *	BREAK_SILENT_MB	hold	pte_ref_put_silent() without its barriers
+ *	BREAK_USED_NOTE	percpu	the move to percpu mode notes nothing
+ *	BREAK_LOOKS_NOTE percpu	nor does who finds zero hidden
+ *	BREAK_SWITCHING_RMB percpu the count is read before PTE_REF_SWITCHED
+ *	BREAK_HIDES_RMB	percpu_touch the bits are read before the mode
+ *	BREAK_CONFIRM_MB percpu	PTE_REF_SWITCHED is set before the count is exact
+ *	live
+ *	BREAK_UNHIDE	percpu/live nobody starts the switch to atomic mode
+ *	BREAK_WORK_BUSY	busy/live a table whose VMA is locked is not noted again
+ *	BREAK_WORK_WAIT	busy/live and the deferred work never waits for a lock
+ *
+ * Without the barrier in pte_ref_to_percpu() nothing is wrong in the model:
+ * test_and_set_bit() before it is one.
+ */
 
-#if defined(RUN_percpu) || defined(RUN_percpu_zap) || defined(RUN_percpu_two) || \
-	defined(RUN_percpu_two_zap) || defined(RUN_percpu_set) || defined(RUN_munmap) || defined(RUN_munmap_rmap) || defined(RUN_retract)
+/* Runs: the tasks of each, with their bit for RCU, and what there is at its start. */
+#ifdef RUN_zap
+#define FAULT		1
+#define ZAP		2
+#define RMAP		4
+#define READER		8
+#endif
+#ifdef RUN_note
+#define START_TABLE
+#define START_NOTED
+#define FAULT		1
+#define RMAP		2
+#define RMAP_TWICE	4
+#endif
+#ifdef RUN_hold
+#define START_TABLE
+#define HOLDER		1
+#define ZAP		2
+#define RMAP		4
+#endif
+#ifdef RUN_pin
+#define START_TABLE
+#define HUGETLB		1
+#define RMAP		2
+#define ZAP		4
+#endif
+#ifdef RUN_percpu
+#define START_TABLE
+#define START_REF
 #define PERCPU_MODE
+#define HOLDER		1
+#define RMAP		2
 #endif
-#if defined(RUN_percpu_zap) || defined(RUN_percpu_two) || defined(RUN_percpu_two_zap) || \
-	defined(RUN_percpu_set) || defined(RUN_switch) || defined(RUN_retract)
+#ifdef RUN_percpu_zap
 #define NOTE_STEP
+#define START_TABLE
+#define START_REF
+#define PERCPU_MODE
+#define HOLDER		1
+#define ZAP		2
 #endif
-#if defined(RUN_percpu_two_zap) || defined(RUN_percpu_set) || defined(RUN_retract)
+#ifdef RUN_percpu_two
+#define NOTE_STEP
+#define START_TABLE
+#define START_REF
+#define PERCPU_MODE
+#define PUTTER		1
+#define HOLDER		2
+#define RMAP		4
+#endif
+#ifdef RUN_percpu_touch
+#define NOTE_STEP
+#define START_TABLE
+#define START_EMPTY
+#define START_REF
+#define START_NOTED
+#define PERCPU_MODE
+#define TOUCH		1
+#define HOLDER		2
 #define HAS_REF
 #endif
+#ifdef RUN_switch
+#define NOTE_STEP
+#define START_TABLE
+#define START_REF
+#define START_SWITCH
+#define START_NOTED
+#define FAULT		1
+#define RMAP		2
+#endif
+#ifdef RUN_munmap
+#define PERCPU_MODE
+#define HOLDER		1
+#define MUNMAP		2
+#define TRUNCATE	4
+#endif
+#ifdef RUN_retract
+#define NOTE_STEP
+#define START_TABLE
+#define START_REF
+#define PERCPU_MODE
+#define HOLDER		1
+#define HAS_REF
+#define RETRACT		2
+#endif
+#ifdef RUN_exit
+#define START_TABLE
+#define START_REF
+#define PERCPU_MODE
+#define HOLDER		1
+#define RMAP		2
+#define EXIT_MM		4
+#endif
+#ifdef RUN_busy
+#define START_TABLE
+#define RMAP		1
+#define WRITER
+#endif
+#define DEFERRED	32
+#define CALLBACK	64
+#define DESTRUCTOR	128
+
 #define NT 2			/* tables that can be made */
 #define NR 2			/* refs that can be made */
 #define PINNED 8			/* PTE_REF_PINNED */
@@ -87,6 +309,12 @@ byte rml;			/* i_mmap_rwsem, lock of an anon_vma: readers */
 bool mw;			/* mmap_lock held for write */
 bool mr;			/* for read, by the deferred work */
 bool mq;			/* which waits for it */
+
+#ifdef BREAK_WORK_MB
+#define NOTED_LATE	qst = qst & ~NOTED
+#else
+#define NOTED_LATE	skip
+#endif
 
 #define use_t(x)	assert(tstate[x] == T_LIVE || tstate[x] == T_DYING)
 #define use_r(x)	assert(rstate[x] == R_LIVE)
@@ -253,7 +481,9 @@ inline confirm(r)
 {
 	d_step { use_r(r); st[r] = st[r] | SWITCHED };
 	if
+#ifndef BREAK_CONFIRM_DEAD
 	:: st[r] & DEAD -> release(r)
+#endif
 	:: else
 	fi
 }
@@ -393,7 +623,9 @@ inline set_entry()
 		store(pop[t] + 1);
 		ent[t] = 1;
 		if
+#ifndef BREAK_POPULATED
 		:: pop[t] == 1 && tref[t] -> get(tref[t], 0)
+#endif
 		:: else
 		fi
 	fi
@@ -449,12 +681,14 @@ inline zap_entries()
 		/* pte_ref_put_silent() */
 		d_step { use_r(tref[t]); m = mode[tref[t]] };
 		d_step {
-#ifndef BREAK_SILENT_MB
-			MB();
-#endif
+			/* On x86 the barriers are nothing by themselves. */
 			if
 			:: m == M_PERCPU -> assert(pcok[tref[t]]); pc[tref[t]]--
-			:: else -> cnt[tref[t]]--
+			:: else ->
+#ifndef BREAK_SILENT_MB
+				MB();
+#endif
+				cnt[tref[t]]--
 			fi;
 			m = 0
 		}
@@ -466,6 +700,9 @@ inline zap_entries()
 inline looks_free()
 {
 	d_step { rd = rd | me; u = pmd; zero = 0 };
+#ifdef BREAK_LINKED
+	seen = u;
+#endif
 	if
 	:: u ->
 		d_step { use_t(u); r = tref[u] };
@@ -474,7 +711,9 @@ inline looks_free()
 			if
 			:: r ->
 				if
+#ifndef BREAK_UNHIDE
 				:: mode[r] == M_PERCPU -> use_r(r); start_switch(r)
+#endif
 				:: else
 				fi;
 #ifdef BREAK_SWITCHING_RMB
@@ -505,7 +744,11 @@ inline looks_free()
 /* free_user_ptes(): one table */
 inline free_user_pte()
 {
+#ifdef BREAK_LINKED
+	atomic { !pml -> pml = 1; u = seen; seen = 0 };
+#else
 	atomic { !pml -> pml = 1; u = pmd };
+#endif
 	if
 	:: u ->
 		atomic { !ptl[u] -> use_t(u); ptl[u] = 1; t = u };
@@ -632,10 +875,14 @@ inline ref_install()
 			if
 			:: rstate[1] == R_NEW -> r = 1
 			:: rstate[1] != R_NEW && rstate[2] == R_NEW -> r = 2
-			:: else
+			:: skip		/* no memory */
 			fi;
 			if
+#ifdef BREAK_MAKE_COUNT
+			:: r -> rstate[r] = R_LIVE
+#else
 			:: r -> rstate[r] = R_LIVE; cnt[r] = (pop[h] != 0)
+#endif
 			:: else
 			fi
 		};
@@ -647,11 +894,19 @@ inline ref_install()
 		}
 	:: else
 	fi;
+#ifdef BREAK_INSTALL_PML
+	pml = 0;
+#endif
 	if
 	:: r -> get(r, 1)
 	:: else
 	fi;
-	d_step { pml = 0; rcu_quiet(0) };
+	d_step {
+#ifndef BREAK_INSTALL_PML
+		pml = 0;
+#endif
+		rcu_quiet(0)
+	};
 	free_new()
 }
 
@@ -732,8 +987,14 @@ inline vma_unlock()
 	d_step { vr--; locked = 0 }
 }
 
-#define LOCALS byte t, u, h, r, new, m, old; bool zero, sw, hid, hid2, early, locked
+#ifdef BREAK_LINKED
+#define SEEN byte seen;
+#else
+#define SEEN
+#endif
+#define LOCALS SEEN byte t, u, h, r, new, m, old; bool zero, sw, hid, hid2, early, locked
 
+#ifdef FAULT
 /* A user-mode fault, and one of anonymous memory: no holder. */
 proctype fault(byte me)
 {
@@ -761,7 +1022,9 @@ proctype fault(byte me)
 	fi;
 	users--
 }
+#endif
 
+#ifdef HOLDER
 /* A fault that calls ->fault() and is not of user mode, or links a table. */
 proctype holder(byte me)
 {
@@ -820,7 +1083,9 @@ proctype holder(byte me)
 	fi;
 	users--
 }
+#endif
 
+#ifdef PUTTER
 /* One that has its reference already */
 proctype putter(byte me)
 {
@@ -831,7 +1096,9 @@ proctype putter(byte me)
 	rcu_unlock();
 	users--
 }
+#endif
 
+#ifdef ZAP
 /* madvise() of a range that covers the table */
 proctype zap(byte me)
 {
@@ -855,7 +1122,9 @@ proctype zap(byte me)
 	fi;
 	users--
 }
+#endif
 
+#ifdef TRUNCATE
 /* Truncate or hole punch: the same under i_mmap_rwsem; it may be no task of the mm. */
 proctype truncate(byte me)
 {
@@ -892,7 +1161,9 @@ proctype truncate(byte me)
 	:: else
 	fi
 }
+#endif
 
+#ifdef RMAP
 /* Reclaim, migration: clears an entry under the PTL, found by rmap; no task of the mm. */
 proctype rmap(byte me)
 {
@@ -909,7 +1180,9 @@ proctype rmap(byte me)
 	:: !inrmap
 	fi
 }
+#endif
 
+#ifdef RETRACT
 /* retract_page_tables(): takes the table whatever its count is */
 proctype retract(byte me)
 {
@@ -931,7 +1204,9 @@ proctype retract(byte me)
 	:: !inrmap
 	fi
 }
+#endif
 
+#ifdef TOUCH
 /* A fault, and madvise() of a part of the table */
 proctype touch(byte me)
 {
@@ -955,7 +1230,9 @@ proctype touch(byte me)
 	fi;
 	users--
 }
+#endif
 
+#ifdef HUGETLB
 /* hugetlb on arm64: pte_alloc_pinned(), and a pointer that is kept */
 proctype hugetlb(byte me)
 {
@@ -986,7 +1263,23 @@ proctype hugetlb(byte me)
 	fi;
 	users--
 }
+#endif
 
+#ifdef WRITER
+/* A task that locks the VMA for write, again and again */
+proctype writer()
+{
+end:	do
+	:: d_step { !mw && !mr && !mq -> mw = 1 };
+		vw = 1;
+		vr == 0;
+		vw = 0;
+		mw = 0
+	od
+}
+#endif
+
+#ifdef READER
 /* GUP-fast */
 proctype reader(byte me)
 {
@@ -1000,6 +1293,7 @@ proctype reader(byte me)
 	u = 0;
 	rcu_unlock()
 }
+#endif
 
 /* free_pgtables(): whatever the count is */
 inline free_pgtables()
@@ -1019,6 +1313,7 @@ inline free_pgtables()
 	u = 0
 }
 
+#ifdef MUNMAP
 /* munmap() of the only VMA over the table, and perhaps mmap() there again */
 proctype munmap(byte me)
 {
@@ -1041,7 +1336,9 @@ proctype munmap(byte me)
 	d_step { vw = 0; mw = 0 };
 	users--
 }
+#endif
 
+#ifdef EXIT_MM
 /* The last mmput() */
 proctype exit_mm(byte me)
 {
@@ -1077,11 +1374,15 @@ proctype exit_mm(byte me)
 	free_pgtables();
 	mmgone = 1
 }
+#endif
 
 /* pte_ref_reclaim(), pte_ref_lock_vma() */
 inline reclaim()
 {
-	atomic {
+#ifdef BREAK_WORK_VMA
+	free_range()
+#else
+	d_step {
 		if
 		:: vma && !vw -> vr++; locked = 1
 		:: vma && vw -> busy = 1
@@ -1090,19 +1391,32 @@ inline reclaim()
 	};
 	if
 	:: locked -> free_range(); vma_unlock()
-	:: busy -> busy = 0; note()
+	:: busy -> busy = 0;
+		late = 1;
+#ifndef BREAK_WORK_BUSY
+		note();
+#endif
+		skip
 	:: else
 	fi
+#endif
 }
 
 /* pte_ref_work_fn() */
 proctype work(byte me)
 {
 	LOCALS;
-	bool busy;
+	bool busy, late;
 
 end:	do
 	:: d_step { pending -> pending = 0; running = 1 };
+#ifndef BREAK_WORK_WAIT
+		if
+		:: late -> mq = 1; d_step { !mw -> mr = 1; mq = 0 }
+		:: else
+		fi;
+#endif
+		late = 0;
 #ifdef NOTE_STEP
 		d_step {
 			use_mm();
@@ -1112,22 +1426,30 @@ end:	do
 			mpmd = 0
 		};
 		if
-		:: zero ->
-			zero = 0;
-			reclaim()
+		:: zero -> zero = 0; reclaim()
 		:: else
 		fi;
 #else
 		use_mm();
+#if !defined(BREAK_WORK_MB) && !defined(BREAK_WORK_NOTED)
 		qst = qst & ~NOTED;
+#endif
+		/* pte_ref_next() */
 		if
 		:: d_step { mpud -> mpud = 0 };
 			if
+#ifdef BREAK_TAKE
+			:: mpmd ->
+#else
 			:: d_step { mpmd -> mpmd = 0 };
+#endif
+#ifdef BREAK_WORK_MB
+				qst = qst & ~NOTED;
+#endif
 				/* pte_ref_find_empty() */
 				d_step { use_mm(); rd = rd | me; u = pmd };
 				if
-				:: u && !vis[u] -> d_step { use_t(u); zero = 1 }
+				:: u -> d_step { use_t(u); zero = !vis[u] }
 				:: else
 				fi;
 				u = 0;
@@ -1135,14 +1457,26 @@ end:	do
 				if
 				:: zero && !(qst & EXIT) -> zero = 0; reclaim()
 				:: else -> zero = 0
-				fi
-			:: else
+				fi;
+#ifdef BREAK_TAKE
+				mpmd = 0
+#else
+				skip
+#endif
+			:: else -> NOTED_LATE
 			fi
-		:: else
+		:: else -> NOTED_LATE
 		fi;
+#ifdef BREAK_WORK_NOTED
+		qst = qst & ~NOTED;
+#endif
 #endif
 		use_mm();
+		mr = 0;
 		if
+#ifdef BREAK_WORK_AGAIN
+		:: true -> d_step { qst = qst & EXIT; running = 0 }
+#else
 		:: d_step { qst == WORK -> qst = 0; running = 0 }
 		:: else ->
 			d_step {
@@ -1153,6 +1487,7 @@ end:	do
 				fi;
 				running = 0
 			}
+#endif
 		fi
 	od
 }
@@ -1219,21 +1554,34 @@ end:	do
 #ifdef BREAK_FREE_REF
 			rcb[r] = CB_FREE;
 #else
+#ifndef BREAK_FREE_GET
 			get(r, 0);
 			rcu_unlock();
+#endif
+#ifdef BREAK_END_MB
+			if
+			:: st[r] & PERCPU -> st[r] = st[r] | DEAD; start_switch(r)
+			:: else -> st[r] = st[r] | DEAD
+			fi;
+#else
 			st[r] = st[r] | DEAD;
 			/* pte_ref_end_percpu() */
 			if
 			:: st[r] & PERCPU -> start_switch(r)
 			:: else
 			fi;
+#endif
 			if
+#ifndef BREAK_FREE_POPULATED
 			:: pop[h] -> pop[h] = 0; rd = rd | me; put(r, 0); rcu_unlock()
+#endif
 			:: else
 			fi;
+#ifndef BREAK_FREE_GET
 			rd = rd | me;
 			put(r, 0);
 			rcu_unlock();
+#endif
 #endif
 			r = 0
 		:: else
@@ -1254,108 +1602,99 @@ proctype final()
 	assert(rstate[2] != R_LIVE || tref[pmd] == 2)
 }
 
-/* A table with an entry, to begin with. */
-inline begin()
-{
-	d_step {
-		tstate[1] = T_LIVE;
-		pmd = 1;
-		ent[1] = 1;
-		pop[1] = 1;
-		vis[1] = 1
-	}
-}
-
-/* And a ref. */
-inline begin_ref()
-{
-	d_step { rstate[1] = R_LIVE; tref[1] = 1; cnt[1] = 1 }
-}
-
-/* And it was noted before. */
-inline begin_noted()
-{
-	d_step { mpmd = 1; mpud = 1; qst = NOTED | WORK; pending = 1 }
-}
+#ifdef LIVE
+ltl freed { [] <> (mmgone || !EMPTY) }
+#endif
 
 init {
 	atomic {
-#ifdef RUN_zap
-		users = 2;
-		run fault(1); run zap(2); run rmap(4); run reader(8);
+#ifdef START_TABLE
+		tstate[1] = T_LIVE;
+		pmd = 1;
+#ifndef START_EMPTY
+		ent[1] = 1;
+		pop[1] = 1;
+		vis[1] = 1;
 #endif
-#ifdef RUN_hold
-		users = 2;
-		run holder(1); run zap(2); run rmap(4);
 #endif
-#ifdef RUN_hold_fault
-		begin();
-		users = 2;
-		run holder(1); run fault(2); run rmap(4);
+#ifdef START_REF
+		rstate[1] = R_LIVE;
+		tref[1] = 1;
+		cnt[1] = pop[1];
 #endif
-#ifdef RUN_note
-		begin(); begin_noted();
-		users = 1;
-		run fault(1); run rmap(2); run rmap(4);
-#endif
-#ifdef RUN_percpu
-		begin(); begin_ref();
-		users = 1;
-		run holder(1); run rmap(2);
-#endif
-#ifdef RUN_percpu_zap
-		begin(); begin_ref();
-		users = 2;
-		run holder(1); run zap(2);
-#endif
-#ifdef RUN_percpu_two
-		begin(); begin_ref();
-		users = 2; gh[1]++; cnt[1]++;
-		run putter(1); run holder(2); run rmap(4);
-#endif
-#ifdef RUN_percpu_two_zap
-		begin(); begin_ref();
-		users = 3; gh[1] = 2; cnt[1] = 3;
-		run putter(1); run holder(2); run zap(4);
-#endif
-#ifdef RUN_percpu_set
-		begin(); begin_ref(); begin_noted();
-		ent[1] = 0; pop[1] = 0; vis[1] = 0;
-		users = 2; gh[1] = 1; cnt[1] = 1;
-		run touch(1); run holder(2);
-#endif
-#ifdef RUN_switch
-		begin(); begin_ref(); begin_noted();
+#ifdef START_SWITCH
+		/* A switch of which the grace period is over. */
 		cnt[1] = cnt[1] + BIAS + 1;
-		force[1] = 1; pcok[1] = 1; mode[1] = M_SWITCH; rcb[1] = CB_SWITCH;
+		pcok[1] = 1;
+		mode[1] = M_SWITCH;
+		force[1] = 1;
 		st[1] = PERCPU | SWITCHING;
-		users = 1;
-		run fault(1); run rmap(4);
+		rcb[1] = CB_SWITCH;
 #endif
-#ifdef RUN_munmap
-		users = 2;
-		run holder(1); run munmap(2); run truncate(4);
+#ifdef START_NOTED
+		mpmd = 1;
+		mpud = 1;
+		qst = NOTED | WORK;
+		pending = 1;
 #endif
-#ifdef RUN_munmap_rmap
-		begin(); begin_ref();
-		users = 2;
-		run holder(1); run munmap(2); run rmap(4);
+#ifdef HAS_REF
+		cnt[1]++;
+		gh[1]++;
 #endif
-#ifdef RUN_retract
-		begin(); begin_ref();
-		users = 2; gh[1] = 2; cnt[1] = 3;
-		run holder(1); run putter(2); run retract(4);
+#ifdef PUTTER
+		cnt[1]++;
+		gh[1]++;
+		users++;
+		run putter(PUTTER);
 #endif
-#ifdef RUN_pin
-		begin();
-		users = 2;
-		run hugetlb(1); run rmap(2); run zap(4);
+#ifdef FAULT
+		users++;
+		run fault(FAULT);
 #endif
-#ifdef RUN_exit
-		users = 1;
-		run holder(1); run rmap(2); run exit_mm(4);
+#ifdef TOUCH
+		users++;
+		run touch(TOUCH);
 #endif
-		run work(32); run rcu(64); run table_rcu(128);
+#ifdef HOLDER
+		users++;
+		run holder(HOLDER);
+#endif
+#ifdef HUGETLB
+		users++;
+		run hugetlb(HUGETLB);
+#endif
+#ifdef ZAP
+		users++;
+		run zap(ZAP);
+#endif
+#ifdef MUNMAP
+		users++;
+		run munmap(MUNMAP);
+#endif
+#ifdef TRUNCATE
+		run truncate(TRUNCATE);
+#endif
+#ifdef RMAP
+		run rmap(RMAP);
+#endif
+#ifdef RMAP_TWICE
+		run rmap(RMAP_TWICE);
+#endif
+#ifdef RETRACT
+		run retract(RETRACT);
+#endif
+#ifdef READER
+		run reader(READER);
+#endif
+#ifdef WRITER
+		run writer();
+#endif
+#ifdef EXIT_MM
+		run exit_mm(EXIT_MM);
+#endif
+		run work(DEFERRED);
+		run rcu(CALLBACK);
+		run table_rcu(DESTRUCTOR);
 		run final()
 	}
 }
