@@ -53,7 +53,7 @@
  * the PMD lock; when holders get percpu counters (here: at any pte_tryget());
  * more than PTE_REF_WAITERS works that wait for a lock; workqueues and
  * percpu_ref beyond what is used of them.  To have fewer states pte_ref_note()
- * and the deferred work's take are one step in runs with NOTE_STEP.
+ * and the take of its marks are one step in runs with NOTE_STEP.
  *
  * Runs, and whether the assertions are checked ("safe") or the formula as well:
  *
@@ -128,7 +128,8 @@
  *	BREAK_WORK_WAIT	busy/live and the deferred work never waits for a lock
  *
  * Without the barrier in pte_ref_to_percpu() nothing is wrong in the model:
- * test_and_set_bit() before it is one.
+ * test_and_set_bit() before it is one.  That pte_ref_note() may load marks and
+ * MM_PTE_REF_NOTED in any order was tried, and is not here for its states.
  */
 
 /* Runs: the tasks of each, with their bit for RCU, and what there is at its start. */
@@ -233,10 +234,10 @@
 #define CALLBACK	64
 #define DESTRUCTOR	128
 
-#define NT 2			/* tables that can be made */
-#define NR 2			/* refs that can be made */
-#define PINNED 8			/* PTE_REF_PINNED */
-#define BIAS 16			/* PERCPU_COUNT_BIAS */
+#define NT		2	/* tables that can be made */
+#define NR		2	/* refs that can be made */
+#define PINNED		8	/* PTE_REF_PINNED */
+#define BIAS		16	/* PERCPU_COUNT_BIAS */
 
 /* Tables: index 0 is no table. */
 #define T_NEW		0	/* not allocated yet */
@@ -324,7 +325,7 @@ bool mq;			/* which waits for it */
 #define MB()		vis[t] = (pop[t] != 0)
 
 /* A grace period waits for the sections that there were at its start. */
-inline rcu_quiet(x)
+inline rcu_quiet()
 {
 	rd = rd & ~me;
 	tgp[1] = tgp[1] & ~me;
@@ -335,7 +336,7 @@ inline rcu_quiet(x)
 
 inline rcu_unlock()
 {
-	d_step { rcu_quiet(0) }
+	d_step { rcu_quiet() }
 }
 
 /* pte_ref_note() */
@@ -475,7 +476,6 @@ inline put(r, g)
 	fi
 }
 
-
 /* pte_ref_confirm_switch() */
 inline confirm(r)
 {
@@ -589,7 +589,7 @@ inline store(n)
 /* pte_unmap_unlock() */
 inline unlock()
 {
-	d_step { use_t(t); MB(); ptl[t] = 0; t = 0; rcu_quiet(0) }
+	d_step { use_t(t); MB(); ptl[t] = 0; t = 0; rcu_quiet() }
 }
 
 /* pte_offset_map_lock(): t is the table, or 0 */
@@ -783,8 +783,8 @@ inline free_user_pte()
 }
 
 /*
- * pte_ref_looks_free() after a zap, the loads of which the CPU does before those
- * who may lock the table see the store of its count: an unlock is a release only.
+ * pte_ref_looks_free() after a zap, if the CPU does its loads before the zap's
+ * store of the count is seen: what comes after an unlock may come before it.
  */
 inline looks_free_early()
 {
@@ -905,7 +905,7 @@ inline ref_install()
 #ifndef BREAK_INSTALL_PML
 		pml = 0;
 #endif
-		rcu_quiet(0)
+		rcu_quiet()
 	};
 	free_new()
 }
@@ -943,10 +943,8 @@ inline tryget()
 	if
 #ifdef PERCPU_MODE
 	:: r -> to_percpu(r)
-	:: r -> skip
-#else
-	:: r -> skip
 #endif
+	:: r
 	:: !r && h -> ref_install()
 	:: else
 	fi
@@ -1049,7 +1047,7 @@ proctype holder(byte me)
 			/* ->fault() */
 			assert(pmd == h || taken[h]);
 			if
-			:: h = 0; vma_unlock()		/* drops the lock of the VMA */
+			:: h = 0; vma_unlock()		/* it drops the lock */
 #ifndef HAS_REF
 			:: map_lock();
 				assert(t == h || taken[h]);
@@ -1058,7 +1056,7 @@ proctype holder(byte me)
 				:: else
 				fi
 #endif
-			:: skip			/* fails */
+			:: assert(pmd == h || taken[h])	/* fails */
 			fi;
 			h = 0;
 			rd = rd | me;
@@ -1086,7 +1084,7 @@ proctype holder(byte me)
 #endif
 
 #ifdef PUTTER
-/* One that has its reference already */
+/* Another holder, before its put */
 proctype putter(byte me)
 {
 	LOCALS;

@@ -18,8 +18,8 @@ mkdir -p "$dir"
 cd "$dir"
 cp "$model" .
 
-# check NAME MODE CFLAGS DEFINE...: the model with these; says NAME.out, and NAME has what
-# there is in the way of states. Not optimized, since to compile takes longer than to run.
+# check NAME MODE CFLAGS DEFINE...: the model with these: what spin found is in NAME.out, all
+# states that there could be in NAME.states. Not optimized: to compile it would take longer.
 check()
 {
 	local name=$1 mode=$2 cflags=$3 flags=(-DSAFETY -DNOFAIR) args=()
@@ -72,14 +72,15 @@ for prefix in RUN BREAK; do
 	[ $prefix = RUN ] || list=variants
 	grep -E '^#.*'$prefix'_' pte_ref.pml | grep -oE "$prefix"'_[A-Za-z_]+' | sed "s/^${prefix}_//" |
 		sort -u >used
-	cut -d' ' -f1 $list | sort | diff - used >&2 || die "the list of ${prefix}_ in the comment is not what the model has"
+	cut -d' ' -f1 $list | sort | diff - used >&2 ||
+		die "the list of ${prefix}_ in the comment of the model is not what it has"
 done
 
 step model "$(wc -l <runs) runs"
 while read -r -u 3 name mode; do
 	check "$name" "$mode" '' "-DRUN_$name"
 	if ! all "$name"; then
-		wrong "FAIL $name: not searched to its end, see $dir/$name.out"
+		wrong "FAIL $name: not searched to its end in $limit s and 900 MB, see $dir/$name.out"
 	elif grep -q 'errors: 0$' "$name.out"; then
 		echo "ok $name: $(sed -nE 's/^ *([0-9]+) states, stored.*/\1/p' "$name.out") states, $mode"
 	else
