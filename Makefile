@@ -21,7 +21,7 @@ export ACCEL CONFIG JOBS SCALE VIRTME TIME GROUP QUICK BUDGET
 S := scripts
 
 .PHONY: help packages source kernel boot demo test test-arm64 tree refresh port series series-build
-.PHONY: lint check-off deb check-deb bench race race-bad race-fixes mutants pte_waste clean
+.PHONY: lint check-off deb check-deb bench race race-bad race-fixes mutants model pte_waste clean
 
 help:		## this list
 	@awk -F':.*## ' '/^[a-z0-9_-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -96,6 +96,9 @@ race-bad: source	## without the mendings of the callers, the cases for them must
 
 race-fixes: source	## the same with nothing but the part *fixes*: TIME=seconds WITHOUT=1
 	@$(S)/race-fixes.sh
+
+model:		## check the model of the counting, model/pte_ref.pml, and its broken variants
+	@$(S)/model.sh
 
 mutants: source	## take one argument of the code after the other away: which KUnit case fails?
 	@$(S)/mutants.sh

@@ -19,7 +19,7 @@ packages=(
 	gnuplot-nox libcap-dev libjemalloc2 libnuma-dev libtcmalloc-minimal4
 	linux-perf redis-server redis-tools stress-ng
 	# checks
-	shellcheck sparse
+	shellcheck sparse spin
 )
 # Another architecture than this machine's: compiler, emulator, and a root for guests.
 case $cross in

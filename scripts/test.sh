@@ -165,6 +165,12 @@ check_off()
 	"$top/scripts/check-off.sh"
 }
 
+# A model of the counting holds, and each of its broken variants is caught.
+check_model()
+{
+	"$top/scripts/model.sh"
+}
+
 # A 32-bit kernel cannot have the option, but shares struct ptdesc and the headers.
 check_32bit()
 {
@@ -711,6 +717,7 @@ checks()
 		refresh 5
 		series 3
 		lost_symbol 6
+		model 90
 		32bit 40
 		kernel_debug 330
 		boot_off 35 kernel_debug
