@@ -122,10 +122,9 @@ int pte_ref_to_percpu(struct pte_ref *ref, gfp_t gfp)
 	 * The table may have died meanwhile, and percpu counters would hide the
 	 * last put.  __pte_ref_free() sets PTE_REF_DEAD, then
 	 * pte_ref_end_percpu() looks for PTE_REF_PERCPU; here it is the other
-	 * way round, so that one of us starts the switch.  If it came before
-	 * the counters, they were refused.
+	 * way round, ordered by test_and_set_bit(), so that one of us starts
+	 * the switch.  If it came before the counters, they were refused.
 	 */
-	smp_mb__after_atomic();
 	if (unlikely(test_bit(PTE_REF_DEAD, &ref->state)))
 		pte_ref_start_switch(ref);
 	return ret;

@@ -127,9 +127,8 @@
  *	BREAK_WORK_BUSY	busy/live a table whose VMA is locked is not noted again
  *	BREAK_WORK_WAIT	busy/live and the deferred work never waits for a lock
  *
- * Without the barrier in pte_ref_to_percpu() nothing is wrong in the model:
- * test_and_set_bit() before it is one.  That pte_ref_note() may load marks and
- * MM_PTE_REF_NOTED in any order was tried, and is not here for its states.
+ * That pte_ref_note() may load marks and MM_PTE_REF_NOTED in any order was
+ * tried, and is not here for its states.
  */
 
 /* Runs: the tasks of each, with their bit for RCU, and what there is at its start. */
