@@ -175,11 +175,12 @@ static long test_vm_insert_locked(struct mm_struct *mm, unsigned int nr,
 {
 	unsigned long len = cmd->nr << PAGE_SHIFT;
 	struct vm_area_struct *vma;
+	bool other = nr == TEST_VM_INSERT_FIXUP;
 	bool mixed, ours;
 
 	vma = vma_lookup(mm, cmd->addr);
 	ours = vma && vma->vm_ops == &test_vm_insert_ops;
-	if (!vma || ours == (nr == TEST_VM_INSERT_FIXUP) ||
+	if (!vma || ours == other ||
 	    !range_in_vma(vma, cmd->addr, cmd->addr + len))
 		return -ENXIO;
 	mixed = test_vm_insert_kind(vma) == TEST_VM_INSERT_MIXED;

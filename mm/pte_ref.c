@@ -641,7 +641,7 @@ EXPORT_SYMBOL(__pte_ref_free);
 /* Tables that are freed under one hold of the PMD lock and one flush. */
 #define PTE_REF_BATCH		(PTE_REF_BATCH_SIZE / PMD_SIZE)
 
-static_assert(BITS_PER_TYPE(u64) >= PTE_REF_BATCH);
+static_assert(PTE_REF_BATCH <= BITS_PER_TYPE(u64));
 
 /* Chains of tables whose grace period is over, by the rcu_head of the first. */
 static void pte_free_work_fn(struct work_struct *work);

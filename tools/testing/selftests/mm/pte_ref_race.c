@@ -959,7 +959,8 @@ static int setup_large(void)
 		return skip("no folios of 16 pages");
 	close(fd);
 	/* Which of the words it was is in brackets. */
-	sscanf(strchr(line, '[') ?: "[never]", "[%15[a-z]", large_was);
+	if (sscanf(strchr(line, '[') ?: "", "[%15[a-z]", large_was) != 1)
+		return bad("%s says %s", name, line);
 	large_before = large_mapped();
 	if (madvise(vma[0], vma_len, MADV_HUGEPAGE))
 		return bad_errno("MADV_HUGEPAGE");
@@ -1762,8 +1763,10 @@ static double run_for(long ms)
 static void set_floors(long ms)
 {
 	report->attacks_floor = 1 + zaps_per_s * ms / 1000 / ATTACKS_SHARE;
-	report->freed_floor = deferred_ms && !spared_why ?
-			      1 + ms / (deferred_ms * FREED_SHARE) : 0;
+	if (!deferred_ms)
+		report->freed_floor = -1;
+	else if (!spared_why)
+		report->freed_floor = 1 + ms / (deferred_ms * FREED_SHARE);
 }
 
 static bool floors_met(long freed_before)
