@@ -9,7 +9,7 @@ options='TIME WITHOUT'
 . "$(dirname "$0")/lib.sh"
 
 dir=$build/fixes${WITHOUT:+-without}
-src=$dir/src
+src=$dir/src/stock
 lock race-fixes
 
 [ -f "$build/src/stock.stamp" ] || die "no source: run make source"
@@ -19,7 +19,7 @@ need_space "$build" 3000
 
 step race-fixes "${WITHOUT:+without }the part fixes"
 rm -rf "$src.tmp"
-mkdir -p "$dir"
+mkdir -p "$dir/src"
 # By links: patch replaces a file that it changes.
 cp -al "$build/src/stock" "$src.tmp"
 if [ -z "${WITHOUT:-}" ]; then
@@ -33,10 +33,12 @@ if [ -z "${WITHOUT:-}" ]; then
 	done < <(series_patches)
 	[ -n "$done" ] || die "patches/parts names $last, which the series has not"
 fi
-rm -rf "$src"
+rm -rf "$src" "$dir"/kernel*
 mv "$src.tmp" "$src"
+cp "$build/src/stock.stamp" "$dir/src/"
 step_done
 
-KERNEL=stock DEBUG=0 SRC=$src OUT=$dir/kernel "$top/scripts/kernel.sh"
-IMAGE=$dir/kernel/arch/$srcarch/boot/$kimage KERNEL=stock DEBUG=0 TIME=${TIME:-5} \
+# Laid out as BUILD, so that the cache knows what did not change.
+BUILD=$dir KERNEL=stock DEBUG=0 "$top/scripts/kernel.sh"
+IMAGE=$(build=$dir kernel_image stock 0) KERNEL=stock DEBUG=0 TIME=${TIME:-5} \
 	"$top/scripts/race.sh"
