@@ -21,7 +21,7 @@ export ACCEL CONFIG JOBS SCALE VIRTME TIME GROUP QUICK BUDGET
 S := scripts
 
 .PHONY: help packages source kernel boot demo test test-arm64 tree refresh port series series-build
-.PHONY: lint check-off deb check-deb bench race race-bad race-fixes mutants model pte_waste clean
+.PHONY: lint check-all check-off deb check-deb bench race race-bad race-fixes mutants model pte_waste clean
 
 help:		## this list
 	@awk -F':.*## ' '/^[a-z0-9_-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -80,6 +80,9 @@ check-deb:	## install, boot and remove the lean package in a guest; compile Debi
 	@$(MAKE) deb CONFIG=lean KERNEL=pte_ref
 	@$(S)/check-deb.sh
 	@$(S)/check-cloud.sh
+
+check-all: source	## what make test has no time for: other kernels, longer checks; bench/CHECKS.md
+	@$(S)/check-all.sh
 
 bench:		## what it costs beside stock, against bench/limits: QUICK=1 for fewer rows
 	@$(MAKE) kernel KERNEL=stock DEBUG=

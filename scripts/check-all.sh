@@ -1,0 +1,107 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# What make test has no time for: other kernels, and checks that build much. A line for
+# each, which replaces its row in bench/CHECKS.md, and the status 1 if one failed. Arguments
+# choose; -h says which there are.
+set -euo pipefail
+options='TIME'
+words='[production|nosplit|rt|kasan|kcsan|fixes|mutants|lint|arm64|cloud|series]...'
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+table=$top/bench/CHECKS.md
+failed=0
+time=${TIME:-1}
+
+# other_kernel NAME SYMBOL=VALUE...: the debug kernel with these.
+other_kernel()
+{
+	local out=$build/kernel-pte_ref-$1
+	shift
+	export KERNEL=pte_ref DEBUG=1
+	OUT=$out EXTRA_CONFIG="$*" "$top/scripts/kernel.sh"
+	export IMAGE=$out/arch/$srcarch/boot/$kimage
+}
+
+# The kernel that is installed, where exit does not count, and nothing is recounted.
+check_production()
+{
+	KERNEL=pte_ref DEBUG=0 "$top/scripts/kernel.sh"
+	DEBUG=0 "$top/scripts/selftest.sh" pte_ref
+	KERNEL=pte_ref DEBUG=0 TIME=$time "$top/scripts/race.sh"
+}
+
+# One lock for all page tables of an mm.
+check_nosplit()
+{
+	other_kernel nosplit NR_CPUS=2
+	"$top/scripts/kunit-qemu.sh"
+	"$top/scripts/selftest.sh" pte_ref
+	TIME='' "$top/scripts/race.sh"
+	TIME=$time "$top/scripts/race.sh"
+}
+
+# Locks that sleep.
+check_rt()
+{
+	other_kernel rt EXPERT=y PREEMPT_RT=y FAIL_PTE_TABLE=n
+	"$top/scripts/kunit-qemu.sh"
+	"$top/scripts/selftest.sh" pte_ref
+	TIME=$time "$top/scripts/race.sh"
+}
+
+check_kasan()
+{
+	KERNEL=pte_ref DEBUG=kasan "$top/scripts/kernel.sh"
+	DEBUG=kasan "$top/scripts/selftest.sh" pte_ref
+	KERNEL=pte_ref DEBUG=kasan TIME='' "$top/scripts/race.sh"
+	KERNEL=pte_ref DEBUG=kasan TIME=$time "$top/scripts/race.sh"
+}
+
+check_kcsan()
+{
+	other_kernel kcsan KCSAN=y
+	"$top/scripts/kunit-qemu.sh"
+	TIME=$time "$top/scripts/race.sh"
+}
+
+check_fixes()	{ TIME=$time "$top/scripts/race-fixes.sh"; }
+check_mutants()	{ "$top/scripts/mutants.sh"; }
+check_lint()	{ "$top/scripts/lint.sh"; }
+check_arm64()	{ "$top/scripts/test-arm64.sh"; }
+check_cloud()	{ "$top/scripts/check-cloud.sh"; }
+check_series()	{ "$top/scripts/series-build.sh"; }
+
+if [ "${1:-}" = one ]; then
+	"check_$2"
+	exit
+fi
+
+# row NAME WORD SECONDS
+row()
+{
+	local line
+	line="| $1 | $2 | $(($3 / 60)) min | $(date +%Y-%m-%d) | $(version) | \`scripts/check-all.sh $1\` |"
+	awk -v name="$1" -v line="$line" '
+		$0 ~ "^[|] " name " [|]" { print line; done = 1; next }
+		{ print }
+		END { if (!done) print line }' "$table" >"$table.tmp"
+	mv "$table.tmp" "$table"
+}
+
+mkdir -p "$build/log"
+[ -f "$build/src/stock.stamp" ] || die "no source: run make source"
+[ $# -gt 0 ] || set -- production nosplit rt kasan kcsan fixes mutants lint arm64 cloud series
+for name; do
+	declare -F "check_$name" >/dev/null || die "no check is called $name, see scripts/check-all.sh -h"
+done
+for name; do
+	start=$SECONDS word=ok
+	log "[check-all] $name"
+	"$0" one "$name" >"$build/log/all-$name.log" 2>&1 </dev/null || word=FAIL
+	[ $word = ok ] || failed=$((failed + 1))
+	echo "$word $name ($((SECONDS - start)) s)"
+	[ $word = ok ] || tail -n 5 "$build/log/all-$name.log" | sed 's/^/    /'
+	row "$name" $word $((SECONDS - start))
+done
+[ $failed -eq 0 ]
