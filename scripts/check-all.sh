@@ -5,7 +5,7 @@
 # choose; -h says which there are.
 set -euo pipefail
 options='TIME'
-words='[production|nosplit|rt|kasan|kcsan|fixes|mutants|lint|arm64|cloud|series]...'
+words='[production|nosplit|rt|kasan|kcsan|configs|fixes|mutants|lint|arm64|cloud|series]...'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
@@ -65,6 +65,7 @@ check_kcsan()
 	TIME=$time "$top/scripts/race.sh"
 }
 
+check_configs()	{ "$top/scripts/configs.sh"; }
 check_fixes()	{ TIME=$time "$top/scripts/race-fixes.sh"; }
 check_mutants()	{ "$top/scripts/mutants.sh"; }
 check_lint()	{ "$top/scripts/lint.sh"; }
@@ -91,7 +92,7 @@ row()
 
 mkdir -p "$build/log"
 [ -f "$build/src/stock.stamp" ] || die "no source: run make source"
-[ $# -gt 0 ] || set -- production nosplit rt kasan kcsan fixes mutants lint arm64 cloud series
+[ $# -gt 0 ] || set -- production nosplit rt kasan kcsan configs fixes mutants lint arm64 cloud series
 for name; do
 	declare -F "check_$name" >/dev/null || die "no check is called $name, see scripts/check-all.sh -h"
 done

@@ -1,0 +1,39 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# Compiles mm/ and what else the series edits in configurations that no guest has: without
+# what the code of the series refers to, and with what the lean configuration leaves out.
+set -euo pipefail
+options='JOBS'
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+targets='mm/ fs/proc/ kernel/fork.o kernel/events/ lib/percpu-refcount.o arch/x86/mm/ arch/x86/entry/vdso/'
+failed=0
+
+while read -r name symbols; do
+	if KERNEL=pte_ref DEBUG=0 OUT=$build/kernel-config EXTRA_CONFIG=$symbols TARGETS=$targets \
+		"$top/scripts/kernel.sh" && [ ! -s "$build/log/kernel-config.build.log" ]; then
+		echo "ok $name"
+	else
+		echo "FAIL $name"
+		grep -m 5 -E 'warning:|error:' "$build/log/kernel-config.build.log" || true
+		failed=$((failed + 1))
+	fi
+done <<-END
+	no_thp TRANSPARENT_HUGEPAGE=n TRANSPARENT_HUGEPAGE_MADVISE=n
+	no_swap SWAP=n MIGRATION=n COMPACTION=n NUMA=n X86_64_ACPI_NUMA=n KSM=n
+	no_uffd USERFAULTFD=n PTE_MARKER_UFFD_WP=n
+	no_hugetlb HUGETLBFS=n
+	no_memcg MEMCG=n LRU_GEN=n
+	no_counters VM_EVENT_COUNTERS=n FTRACE=n ENABLE_DEFAULT_TRACERS=n
+	no_proc PROC_PAGE_MONITOR=n
+	no_split NR_CPUS=2
+	no_pte_ref FREE_USER_PTE=n
+	no_pt_reclaim PT_RECLAIM=n FREE_USER_PTE=n
+	rt PREEMPT_RT=y
+	32bit_programs IA32_EMULATION=y X86_X32_ABI=y
+	xen XEN=y XEN_PV=y
+	devices MEMORY_HOTPLUG=y MEMORY_HOTREMOVE=y ZONE_DEVICE=y DEVICE_PRIVATE=y
+	tracking MEM_SOFT_DIRTY=y MEMORY_FAILURE=y UPROBES=y NUMA_BALANCING=y
+END
+[ $failed -eq 0 ] || die "$failed configurations do not compile, or not without warnings"
