@@ -46,69 +46,100 @@ static int __init setup_fail_pte_table(char *str)
 }
 __setup("fail_pte_table=", setup_fail_pte_table);
 
-/* Does the caller keep a VMA at @addr attached? */
+/*
+ * Does the caller keep a VMA attached over the table of @addr?  When lockdep is
+ * off it does not know, and says so.
+ */
 static bool fail_pte_table_locked(struct mm_struct *mm, unsigned long addr)
 {
-	struct vm_area_struct *vma = vma_lookup(mm, addr);
+	VMA_ITERATOR(vmi, mm, addr & PMD_MASK);
+	struct vm_area_struct *vma;
 
-	if (!vma)
-		return false;
-	if (lockdep_is_held(&mm->mmap_lock))
-		return true;
+	/* The caller may keep one of these, not all of them. */
+	guard(rcu)();
+	for_each_vma_range(vmi, vma, (addr & PMD_MASK) + PMD_SIZE) {
+		if (lockdep_is_held(&mm->mmap_lock) == LOCK_STATE_HELD)
+			return true;
 #ifdef CONFIG_PER_VMA_LOCK
-	if (lock_is_held(&vma->vmlock_dep_map))
-		return true;
+		if (lock_is_held(&vma->vmlock_dep_map) == LOCK_STATE_HELD)
+			return true;
 #endif
-	return vma->vm_file &&
-	       lockdep_is_held(&vma->vm_file->f_mapping->i_mmap_rwsem);
+		if (vma->vm_file &&
+		    lockdep_is_held(&vma->vm_file->f_mapping->i_mmap_rwsem) ==
+		    LOCK_STATE_HELD)
+			return true;
+	}
+	return false;
+}
+
+/* Only below a system call or a fault, in an mm that is alive. */
+static bool fail_pte_table_allowed(struct mm_struct *mm)
+{
+	return current->mm && mm != &init_mm && atomic_read(&mm->mm_users) &&
+	       in_task() && !irqs_disabled();
 }
 
 /* Can the caller, with what it holds, be one that frees the table at @pmd? */
-static bool fail_pte_table_allowed(struct mm_struct *mm, pmd_t *pmd,
-				   unsigned long addr)
+static bool fail_pte_table_found(struct mm_struct *mm, pmd_t *pmd,
+				 unsigned long addr)
 {
-	/* Only below a system call or a fault, in an mm that is alive. */
-	if (!current->mm || mm == &init_mm || !atomic_read(&mm->mm_users) ||
-	    addr >= TASK_SIZE || !in_task() || irqs_disabled())
-		return false;
 	/* Some map through a copy of the entry, of a table that is unlinked. */
-	return !addr || (fail_pte_table_locked(mm, addr) &&
-			 pte_ref_find_pmd(mm, addr) == pmd);
+	return addr < TASK_SIZE && fail_pte_table_locked(mm, addr) &&
+	       pte_ref_find_pmd(mm, addr) == pmd;
+}
+
+/* Counts as a point. */
+static bool fail_pte_table_now(void)
+{
+	u32 delay_us = READ_ONCE(fault.delay_us);
+
+	if (!should_fail(&fault.attr, 1))
+		return false;
+	if (delay_us)
+		usleep_range(delay_us, delay_us + delay_us / 8);
+	return true;
 }
 
 /**
  * fail_pte_table() - maybe free the PTE table that the caller is about to map
  * @mm: the mm, or NULL in __pte_offset_map(), which asks for that of the task
  * @pmd: entry of the PMD table
- * @addr: an address in the table's range, or 0 for a table that was just made
+ * @addr: an address in the table's range
  *
  * Context: any; does nothing where the caller may not sleep.
  */
 void fail_pte_table(struct mm_struct *mm, pmd_t *pmd, unsigned long addr)
 {
-	u32 delay_us = READ_ONCE(fault.delay_us);
-
 	if (READ_ONCE(fault.mapped) || !preemptible() || rcu_preempt_depth())
 		return;
 	/* Its callers ask for other mms; once for a map is enough. */
 	if (!mm)
 		mm = current->mm;
-	else if (addr && mm == current->mm)
+	else if (mm == current->mm)
 		return;
-	if (!fail_pte_table_allowed(mm, pmd, addr))
+	if (fail_pte_table_allowed(mm) && fail_pte_table_found(mm, pmd, addr) &&
+	    fail_pte_table_now())
+		try_to_free_user_pte(mm, pmd, addr);
+}
+
+/**
+ * fail_pte_table_new() - maybe free a PTE table that was just made
+ * @mm: the mm
+ * @pmd: entry of the PMD table
+ *
+ * Its address is not known, so what is flushed first is not its range.  RCU
+ * keeps it until that is.  A huge page that comes in its place before is more
+ * than arm64 allows to a CPU without BBML2.
+ *
+ * Context: any; does nothing where the caller may not sleep.
+ */
+void fail_pte_table_new(struct mm_struct *mm, pmd_t *pmd)
+{
+	if (READ_ONCE(fault.mapped) || !preemptible() || rcu_preempt_depth() ||
+	    !fail_pte_table_allowed(mm) || !fail_pte_table_now())
 		return;
-	if (!should_fail(&fault.attr, 1))
-		return;
-	if (delay_us)
-		usleep_range(delay_us, delay_us + delay_us / 8);
-	/*
-	 * Of a table that was just made the address is not known, so what was
-	 * flushed is not its range.  RCU keeps it until that is.  A huge page
-	 * that comes in its place before is more than arm64 allows to a CPU
-	 * without BBML2.
-	 */
 	preempt_disable();
-	if (try_to_free_user_pte(mm, pmd, addr) && !addr)
+	if (try_to_free_user_pte(mm, pmd, 0))
 		flush_tlb_mm(mm);
 	preempt_enable();
 }
@@ -129,8 +160,8 @@ void fail_pte_table_mapped(struct mm_struct *mm, pmd_t *pmd, unsigned long addr)
 	spinlock_t *pml, *ptl;
 	pmd_t pmdval;
 
-	if (!READ_ONCE(fault.mapped) || !fail_pte_table_allowed(mm, pmd, addr) ||
-	    !should_fail(&fault.attr, 1))
+	if (!READ_ONCE(fault.mapped) || !fail_pte_table_allowed(mm) ||
+	    !fail_pte_table_found(mm, pmd, addr) || !should_fail(&fault.attr, 1))
 		return;
 	addr &= PMD_MASK;
 	pml = pmd_lockptr(mm, pmd);

@@ -189,7 +189,7 @@ void pte_ref_put_silent(struct pte_ref *ref)
 	 * As percpu_ref_put() does: our count before the put, so that another
 	 * holder whose put sees zero, and notes the table, sees that it is
 	 * empty; and before the caller's look at the mode, see
-	 * pte_ref_to_percpu().
+	 * __pte_ref_used().
 	 */
 	smp_mb__before_atomic();
 	if (__ref_is_percpu(&ref->ref, &percpu_count))

@@ -47,6 +47,8 @@ done < <({
 		mm/pgtable-generic.c mm/vmstat.c kernel/fork.c fs/proc/task_mmu.c arch/x86/mm/pgtable.c
 } | grep '\.c$' | sort -u)
 
+[ ${#objects[@]} -gt 11 ] || die "the series edits nothing that is compiled"
+
 # The functions of an object, one to a line: name, what it calls, code. Addresses and line
 # numbers (of WARN_ON and the like) move, and with them the numbers in the names of local
 # symbols, and all that alternatives point to.

@@ -104,6 +104,7 @@ for k in stock pte_ref; do
 	kmake -C "$build/src/$k" O="$out/$k" ARCH=x86_64 -k -j"${JOBS:-$(nproc)}" W=1 C=1 \
 		CHECK='sparse -D__typeof_unqual__=__typeof__' "${objects[@]}" >"$out/$k.log" 2>&1 || true
 	! grep 'sparse is not available' "$out/$k.log" >&2 || die "sparse does not understand this Linux"
+	[ -f "$out/$k/mm/memory.o" ] || die "nothing was compiled, see $out/$k.log"
 	warnings "$out/$k.log" >"$out/$k.warnings"
 	step_done
 done

@@ -22,6 +22,8 @@ args=(-w "$(patience 10)")
 [ -z "$time" ] || args+=(-t "$time")
 [ -z "${NO_REFS:-}" ] || args+=(-m)
 [ -z "${GROUP:-}" ] || args+=(-g "$GROUP")
+[ -n "$time" ] || { [ "$kernel" = pte_ref ] && [ "$debug" != 0 ]; } ||
+	die "without TIME it takes a debug kernel"
 lock race
 "$top/scripts/selftest-build.sh" pte_ref_race
 # Also what runs on another machine tells here how many pairs it has.

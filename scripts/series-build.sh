@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # After each commit of the series: builds what the series edits, with CONFIG_FREE_USER_PTE
-# on and off, for x86_64, arm64 and UML. After the last commit of each part: mm/ fs/ kernel/
+# on and off, for x86_64 and arm64, and mm/ and arch/um/ of UML. After the last commit of each part: mm/ fs/ kernel/
 # lib/ arch/x86/ as well. ALL=1 builds those after each commit. FROM is the number of the
 # commit to begin with.
 set -euo pipefail
@@ -72,6 +72,7 @@ build_kernel()
 	done
 }
 
+[ "${FROM:-1}" -le ${#commits[@]} ] || die "FROM=$FROM: the series has ${#commits[@]} commits"
 n=0
 for c in "${commits[@]}"; do
 	n=$((n + 1))

@@ -351,15 +351,20 @@ static void attach_without_memory(struct kunit *test)
 
 	fill = kvcalloc(NR_FILL, sizeof(*fill), GFP_KERNEL);
 	KUNIT_ASSERT_NOT_NULL(test, fill);
-	/* A work adds memory when there is little: more than one try. */
+	/*
+	 * A work adds memory when there is little.  It runs where it was asked
+	 * for, so mostly on this CPU: more than one try.
+	 */
 	for (try = 0; try < 100 && !ret; try++) {
 		o = kunit_kzalloc(test, sizeof(*o), GFP_KERNEL);
 		if (!o)
 			break;
 		percpu_ref_init_embedded(&o->ref, &o->data, obj_release);
 		percpu_ref_get(&o->ref);
+		preempt_disable();
 		nr = exhaust_percpu(fill, nr);
 		ret = percpu_ref_attach_counters(&o->ref, GFP_NOWAIT | __GFP_NOWARN);
+		preempt_enable();
 		if (!ret)
 			percpu_ref_switch_to_atomic_sync(&o->ref);
 	}

@@ -77,8 +77,6 @@
 static long stuck_ms = 10000;
 /* No operation here has so many points. */
 #define MAX_POINTS	20000
-/* An empty table is freed much sooner. */
-#define NO_TABLE_MS	500
 /* How often they are gone through at most, if no table is freed at any. */
 #define NTH_TRIES	10
 /* Pages of a victim. */
@@ -183,6 +181,7 @@ struct report {
 	long freed;		/* tables, by the whole system; -1 if not known */
 	unsigned long attacks_floor;
 	long freed_floor;
+	char large_was[16];	/* a setting that the case has changed */
 };
 
 /*
@@ -934,15 +933,19 @@ static size_t huge_page_size(void)
 }
 
 /* Folios of 16 pages, which a fault maps if that range of the table is empty. */
-static char large_dir[64];
-static char large_was[16];
 static unsigned long large_before;
+
+static void large_name(char *name, size_t len, const char *file)
+{
+	snprintf(name, len, "/sys/kernel/mm/transparent_hugepage/hugepages-%ukB/%s",
+		 16 * psize() >> 10, file);
+}
 
 static unsigned long large_mapped(void)
 {
 	char name[128];
 
-	snprintf(name, sizeof(name), "%s/stats/anon_fault_alloc", large_dir);
+	large_name(name, sizeof(name), "stats/anon_fault_alloc");
 	return read_number(name);
 }
 
@@ -951,15 +954,13 @@ static int setup_large(void)
 	char name[128], line[64] = "";
 	int fd;
 
-	snprintf(large_dir, sizeof(large_dir),
-		 "/sys/kernel/mm/transparent_hugepage/hugepages-%ukB", 16 * psize() >> 10);
-	snprintf(name, sizeof(name), "%s/enabled", large_dir);
+	large_name(name, sizeof(name), "enabled");
 	fd = open(name, O_RDONLY);
 	if (fd < 0 || read(fd, line, sizeof(line) - 1) < 0)
 		return skip("no folios of 16 pages");
 	close(fd);
 	/* Which of the words it was is in brackets. */
-	if (sscanf(strchr(line, '[') ?: "", "[%15[a-z]", large_was) != 1)
+	if (sscanf(strchr(line, '[') ?: "", "[%15[a-z]", report->large_was) != 1)
 		return bad("%s says %s", name, line);
 	large_before = large_mapped();
 	if (madvise(vma[0], vma_len, MADV_HUGEPAGE))
@@ -969,12 +970,7 @@ static int setup_large(void)
 
 static int finish_large(void)
 {
-	char name[128];
-
-	snprintf(name, sizeof(name), "%s/enabled", large_dir);
-	if (large_mapped() == large_before)
-		bad("no large folio is mapped");
-	return write_word(name, large_was);
+	return large_mapped() == large_before ? bad("no large folio is mapped") : 0;
 }
 
 static int setup_collapse(void)
@@ -1873,7 +1869,8 @@ static unsigned long read_tables(void)
 
 static void wait_for_no_table(void)
 {
-	long end = now_ms() + NO_TABLE_MS;
+	/* An empty table is freed much sooner. */
+	long end = now_ms() + stuck_ms / 20;
 	unsigned long kb;
 
 	while ((kb = read_tables()) > tables_base && now_ms() < end)
@@ -1888,8 +1885,9 @@ static int set_fail_nth(int fd, unsigned int n)
 	int len = snprintf(buf, sizeof(buf), "%u", n);
 
 	if (no_refs)
-		return write_word(FAIL_PTE_TABLE "/space", buf) ||
-		       write_word(FAIL_PTE_TABLE "/times", n ? "1" : "0");
+		return n ? write_word(FAIL_PTE_TABLE "/space", buf) ||
+			   write_word(FAIL_PTE_TABLE "/times", "1") :
+			   write_word(FAIL_PTE_TABLE "/times", "0");
 	return pwrite(fd, buf, len, 0) == len ? 0 : bad_errno("write fail-nth");
 }
 
@@ -1916,6 +1914,7 @@ static int take_refs_away(void)
 	       write_word(FAILSLAB "/verbose", "0") ||
 	       write_word(FAILSLAB "/times", "-1") ||
 	       write_word(FAILSLAB "/probability", "100") ||
+	       write_word(FAIL_PTE_TABLE "/times", "0") ||
 	       write_word(FAIL_PTE_TABLE "/task-filter", "Y") ||
 	       write_word(FAIL_PTE_TABLE "/probability", "100") ||
 	       write_word("/proc/self/make-it-fail", "1");
@@ -1981,7 +1980,10 @@ static bool must_free(enum where where, int state)
 		return false;
 	if (state)
 		return where == MAPPED || !(victim->flags & UNDER_LOCK);
-	return where == BEFORE && !no_refs && !(victim->flags & (MAKES_NONE | FILLS_MADE));
+	/* Of two tables one is met when the other is locked or mapped already. */
+	if (where == MAPPED)
+		return victim->flags & TWO_TABLES;
+	return !no_refs && !(victim->flags & (MAKES_NONE | FILLS_MADE));
 }
 
 /*
@@ -2136,6 +2138,27 @@ static void watch(pid_t pid)
 	bad("does not end%s", i == 200 ? ", and cannot be killed" : "");
 }
 
+/* However the case ended, nothing of it stays for the next one, or for other programs. */
+static void settings_back(void)
+{
+	static const char * const off[] = {
+		FAIL_PTE_TABLE "/mapped", FAIL_PTE_TABLE "/probability", FAILSLAB "/probability",
+		FAILSLAB "/cache-filter", "/sys/kernel/slab/pte_ref/failslab",
+	};
+	enum outcome outcome = report->outcome;
+	char name[128];
+	int i;
+
+	/* Without -m there is only the first. */
+	report->outcome = FAIL;
+	for (i = 0; nth_mode && i < (no_refs ? ARRAY_SIZE(off) : 1); i++)
+		write_word(off[i], "0");
+	large_name(name, sizeof(name), "enabled");
+	if (report->large_was[0])
+		write_word(name, report->large_was);
+	report->outcome = outcome;
+}
+
 /* What the kernel complained of since it was booted. */
 static unsigned long read_taint(void)
 {
@@ -2164,6 +2187,7 @@ static void run_case(const struct victim *v, const struct attacker *a, long ms)
 		bad_errno("fork");
 	else
 		watch(pid);
+	settings_back();
 	taint = read_taint() & ~taint;
 	if (taint && report->outcome != FAIL) {
 		report->outcome = RUNNING;
