@@ -53,7 +53,7 @@ if ! grep -q '^# Totals:' "$dir/output"; then
 	die "the run did not come to its end"
 fi
 # These are no answers of a caller.
-if grep -E '^# nth.*(no table is freed|does not end|tainted)' "$dir/output" >&2; then
+if grep -E '^# nth.*(no table is freed at|does not end|is tainted)' "$dir/output" >&2; then
 	die "a case fails for another reason than its caller"
 fi
 if [ -n "${PATCH:-}" ]; then
