@@ -93,7 +93,7 @@ race:		## callers against the free of their table: TIME=seconds GROUP= KERNEL= D
 	@$(MAKE) kernel DEBUG=$${DEBUG:-1}
 	@$(S)/race.sh
 
-race-bad: source	## without the mendings of the callers, the cases for them must fail: PATCH=
+race-bad: source	## a kernel without the fixes of the callers must fail the cases for them: PATCH=
 	@$(MAKE) kernel KERNEL=pte_ref DEBUG=1
 	@$(S)/race-bad.sh
 

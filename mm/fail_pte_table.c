@@ -72,7 +72,7 @@ static bool fail_pte_table_locked(struct mm_struct *mm, unsigned long addr)
 	return false;
 }
 
-/* Only below a system call or a fault, in an mm that is alive. */
+/* Only in a system call or a fault of a task, and in an mm that is alive. */
 static bool fail_pte_table_allowed(struct mm_struct *mm)
 {
 	return current->mm && mm != &init_mm && atomic_read(&mm->mm_users) &&
@@ -150,8 +150,12 @@ void fail_pte_table_new(struct mm_struct *mm, pmd_t *pmd)
  * @pmd: entry of the PMD table
  * @addr: an address in the table's range
  *
- * Context: any; does nothing with interrupts off, nor if the PMD lock or the PTL
- * is held, by whomever.
+ * The deferred work and zaps free a table under the same two locks; see
+ * free_user_ptes().  They are tried, since the caller may hold the PTL of another
+ * table, which comes after the PMD lock.  RCU keeps the table for the caller.
+ *
+ * Context: any; does nothing with interrupts off, nor while a task holds the PMD
+ * lock or the PTL.
  */
 void fail_pte_table_mapped(struct mm_struct *mm, pmd_t *pmd, unsigned long addr)
 {

@@ -94,6 +94,7 @@ compare()
 	for o in "${objects[@]}"; do
 		for d in "$1" "$2"; do
 			{ functions "$d/$o" && data "$d/$o"; } | sort >"$dir/$(basename "$d")"
+			grep -q '^[a-z_]' "$dir/$(basename "$d")" || die "no function is read of $d/$o"
 		done
 		diff "$dir/$(basename "$1")" "$dir/$(basename "$2")" | sed -n 's/^[<>] \([^\t]*\)\t.*/\1/p' |
 			sort -u >"$dir/found"
@@ -143,6 +144,7 @@ trap 'rm -f "$tmp"' EXIT
 failed=0
 how=compare
 gcc=$(sed -n 's/^# gcc \([0-9]*\)$/\1/p' "$except")
+[ -n "$gcc" ] || die "${except#"$top/"} does not say of which gcc it is"
 if [ "$gcc" != "$(gcc -dumpversion | cut -d. -f1)" ]; then
 	log "[check-off] gcc is not version $gcc, of which ${except#"$top/"} speaks: names only"
 	how=compare_names

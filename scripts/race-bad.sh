@@ -1,9 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Runs pte_ref_race on a kernel that frees empty tables and whose callers are not all
-# mended: the debug kernel without the patches of scripts/race-bad.list. The cases that
-# fail must be exactly those of the list. PATCH=name leaves out that patch only, and prints
-# what fails. GROUP names one group of cases.
+# Runs pte_ref_race on a kernel that frees empty tables and lacks fixes of callers: the
+# debug kernel without the patches of scripts/race-bad.list. The cases that fail must be
+# exactly those of the list. PATCH=name leaves out that patch only, and prints what fails;
+# GROUP names one group of cases for that.
 set -euo pipefail
 options='GROUP PATCH'
 # shellcheck source=scripts/lib.sh
@@ -21,6 +21,7 @@ words()
 	awk -v kind="$1" '$1 == kind { print $2 }' "$list"
 }
 
+[ -z "${GROUP:-}" ] || [ -n "${PATCH:-}" ] || die "GROUP needs PATCH: the list is of all groups"
 [ -f "$build/src/stock.stamp" ] || die "no source: run make source"
 need_space "$build" 3000
 mapfile -t out < <(if [ -n "${PATCH:-}" ]; then echo "$PATCH"; else words patch; fi)
@@ -34,7 +35,7 @@ left=${#out[@]}
 while read -r p; do
 	name=$(basename "$p" .patch)
 	if printf '%s\n' "${out[@]}" | grep -qxF "${name#[0-9][0-9][0-9][0-9]-}"; then
-		patch -d "$src.tmp" -p1 -s -f -R --posix <"$p" || die "$p cannot be left out"
+		patch -d "$src.tmp" -p1 -F0 -s -f -R --posix <"$p" || die "$p cannot be left out"
 		left=$((left - 1))
 	fi
 done < <(series_patches | tac)

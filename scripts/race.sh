@@ -20,7 +20,10 @@ args=(-w "$(patience 10)")
 
 [[ $time =~ ^[0-9]*$ ]] || die "TIME=$time: must be seconds"
 [ -z "$time" ] || args+=(-t "$time")
-[ -z "${NO_REFS:-}" ] || args+=(-m)
+if [ -n "${NO_REFS:-}" ]; then
+	[ -z "$time" ] || die "NO_REFS=1 is for a run without TIME"
+	args+=(-m)
+fi
 [ -z "${GROUP:-}" ] || args+=(-g "$GROUP")
 [ -n "$time" ] || { [ "$kernel" = pte_ref ] && [ "$debug" != 0 ]; } ||
 	die "without TIME it takes a debug kernel"

@@ -1,9 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # After each commit of the series: builds what the series edits, with CONFIG_FREE_USER_PTE
-# on and off, for x86_64 and arm64, and mm/ and arch/um/ of UML. After the last commit of each part: mm/ fs/ kernel/
-# lib/ arch/x86/ as well. ALL=1 builds those after each commit. FROM is the number of the
-# commit to begin with.
+# on and off, for x86_64 and arm64, and mm/ and arch/um/ of UML. After the last commit of
+# each part: mm/ fs/ kernel/ lib/ arch/x86/ as well. ALL=1 builds those after each commit.
+# FROM is the number of the commit to begin with.
 set -euo pipefail
 options='ALL FROM'
 # shellcheck source=scripts/lib.sh

@@ -225,7 +225,7 @@ check_race_no_refs()
 	KERNEL=pte_ref DEBUG=1 TIME='' NO_REFS=1 "$top/scripts/race.sh"
 }
 
-# Without the mendings of the callers the cases for them must fail.
+# A kernel without the fixes of the callers must fail the cases for them.
 check_race_bad()
 {
 	"$top/scripts/race-bad.sh"

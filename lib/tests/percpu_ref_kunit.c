@@ -352,8 +352,9 @@ static void attach_without_memory(struct kunit *test)
 	fill = kvcalloc(NR_FILL, sizeof(*fill), GFP_KERNEL);
 	KUNIT_ASSERT_NOT_NULL(test, fill);
 	/*
-	 * A work adds memory when there is little.  It runs where it was asked
-	 * for, so mostly on this CPU: more than one try.
+	 * A work adds memory when there is little, mostly on the CPU that asked
+	 * for it, so not before that can be preempted.  More than one try, for
+	 * another CPU may have asked.
 	 */
 	for (try = 0; try < 100 && !ret; try++) {
 		o = kunit_kzalloc(test, sizeof(*o), GFP_KERNEL);

@@ -77,6 +77,8 @@
 static long stuck_ms = 10000;
 /* No operation here has so many points. */
 #define MAX_POINTS	20000
+/* More refs are never asked for. */
+#define MAX_REFUSED	"1000000"
 /* How often they are gone through at most, if no table is freed at any. */
 #define NTH_TRIES	10
 /* Pages of a victim. */
@@ -123,7 +125,8 @@ static long stuck_ms = 10000;
 #define MAKES_NONE	0x80	/* only looks at a table, makes none */
 #define EMPTY		0x100	/* so attacker own makes one, beside its pages */
 #define UNDER_LOCK	0x200	/* maps an empty table under the lock of another only */
-#define FILLS_MADE	0x400	/* holds the table that it makes until it is filled */
+#define FILLS_MADE	0x400	/* no point between the table that it makes and its entry */
+#define HOLDS		0x800	/* its fault holds the table that it makes, by a ref */
 
 /* What the victim has in vma[] */
 enum memory { NOTHING, ANON, SHARED, PRIVATE, DISK, DEVICE };
@@ -1391,13 +1394,13 @@ static const struct victim victims[] = {
 		.op = check_zero,
 	}, {
 		.name = "fault_shared", FILES, .attackers = ALL, .memory = SHARED, .pages = 2,
-		.flags = OWN_FILE | EXACT_OWN,
+		.flags = OWN_FILE | EXACT_OWN | HOLDS,
 		.op = fill, .check = check_data,
 	}, {
 		/* Its own zaps cover whole tables. */
 		.name = "fault_table", FILES, .attackers = ALL & ~NEIGHBOUR,
 		.memory = SHARED, .pages = 32,
-		.flags = WHOLE_TABLE | OWN_FILE | EXACT_OWN,
+		.flags = WHOLE_TABLE | OWN_FILE | EXACT_OWN | HOLDS,
 		.op = fill, .check = check_data,
 	}, {
 		.name = "fault_file", FILES, .attackers = ALL, .memory = PRIVATE, .pages = 2,
@@ -1540,11 +1543,11 @@ static const struct victim victims[] = {
 		.setup = setup_dev, .op = op_fixup,
 	}, {
 		.name = "fixup_shared", GUP, .memory = SHARED, .pages = 2,
-		.flags = OWN_FILE | EXACT_OWN,
+		.flags = OWN_FILE | EXACT_OWN | HOLDS,
 		.setup = setup_dev, .op = op_fixup,
 	}, {
 		.name = "fixup_disk", GUP, .memory = DISK, .pages = 2,
-		.flags = OWN_FILE | FILLED,
+		.flags = OWN_FILE | FILLED | HOLDS,
 		.setup = setup_dev, .op = op_fixup,
 	}, {
 		.name = "futex_wake_op", FUTEX, .memory = ANON, .pages = 1,
@@ -1912,12 +1915,20 @@ static int take_refs_away(void)
 	       write_word(FAILSLAB "/cache-filter", "Y") ||
 	       write_word(FAILSLAB "/ignore-gfp-wait", "N") ||
 	       write_word(FAILSLAB "/verbose", "0") ||
-	       write_word(FAILSLAB "/times", "-1") ||
+	       write_word(FAILSLAB "/times", MAX_REFUSED) ||
 	       write_word(FAILSLAB "/probability", "100") ||
 	       write_word(FAIL_PTE_TABLE "/times", "0") ||
 	       write_word(FAIL_PTE_TABLE "/task-filter", "Y") ||
 	       write_word(FAIL_PTE_TABLE "/probability", "100") ||
 	       write_word("/proc/self/make-it-fail", "1");
+}
+
+/* With mm_users of 1 a fault takes no ref, since nobody could free its table. */
+static void *idle_thread(void *arg __always_unused)
+{
+	for (;;)
+		pause();
+	return NULL;
 }
 
 static const char * const nth_states[] = { "without a table", "with an empty one" };
@@ -1971,8 +1982,8 @@ static int all_points(int fd, enum where where, int state)
 }
 
 /*
- * Must one of the points free a table?  One that was made before is there at each.  One
- * that the operation makes is there at its last points only, and may be held then.
+ * Must one of the points free a table?  One that was made before is there at the first.
+ * One that the operation makes is there at its last points only, and may be held then.
  */
 static bool must_free(enum where where, int state)
 {
@@ -1983,7 +1994,9 @@ static bool must_free(enum where where, int state)
 	/* Of two tables one is met when the other is locked or mapped already. */
 	if (where == MAPPED)
 		return victim->flags & TWO_TABLES;
-	return !no_refs && !(victim->flags & (MAKES_NONE | FILLS_MADE));
+	if (victim->flags & HOLDS)
+		return no_refs;
+	return !(victim->flags & (MAKES_NONE | FILLS_MADE));
 }
 
 /*
@@ -2007,6 +2020,7 @@ static void nth_case(void)
 {
 	enum where where;
 	int state, hits = 0;
+	pthread_t thread;
 	int fd = open("/proc/self/fail-nth", O_RDWR | O_CLOEXEC);
 
 	if (fd < 0) {
@@ -2015,6 +2029,10 @@ static void nth_case(void)
 	}
 	if (freed_at_once() < 0) {
 		bad("no pte_ref_free in /proc/vmstat");
+		return;
+	}
+	if (pthread_create(&thread, NULL, idle_thread, NULL)) {
+		bad_errno("pthread_create");
 		return;
 	}
 	/* Undisturbed, and so that the program itself is there. */
@@ -2032,6 +2050,11 @@ static void nth_case(void)
 	report->n = 0;
 	if (spared_why && hits)
 		bad("tables are freed, but the list says: %s", spared_why);
+	if (!no_refs && victim->flags & HOLDS && report->hits[BEFORE][0])
+		bad("a table that is held is freed");
+	if (no_refs && victim->flags & HOLDS &&
+	    read_number(FAILSLAB "/times") == strtoul(MAX_REFUSED, NULL, 10))
+		bad("no ref is refused");
 }
 
 static void case_process(long ms)
