@@ -35,7 +35,7 @@ left=${#out[@]}
 while read -r p; do
 	name=$(basename "$p" .patch)
 	if printf '%s\n' "${out[@]}" | grep -qxF "${name#[0-9][0-9][0-9][0-9]-}"; then
-		patch -d "$src.tmp" -p1 -F0 -s -f -R --posix <"$p" || die "$p cannot be left out"
+		patch -d "$src.tmp" -p1 -s -f -R --posix <"$p" || die "$p cannot be left out"
 		left=$((left - 1))
 	fi
 done < <(series_patches | tac)
