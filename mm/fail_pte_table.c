@@ -72,9 +72,15 @@ static bool fail_pte_table_locked(struct mm_struct *mm, unsigned long addr)
 	return false;
 }
 
-/* Only in a system call or a fault of a task, and in an mm that is alive. */
+/*
+ * Only in a system call or a fault of a task, and in an mm that is alive.  First
+ * of all: is it armed?  To look for VMAs under RCU may have to wait for a writer,
+ * which a real-time task that is not to be tested may have preempted.
+ */
 static bool fail_pte_table_allowed(struct mm_struct *mm)
 {
+	if (!READ_ONCE(fault.attr.probability) && !READ_ONCE(current->fail_nth))
+		return false;
 	return current->mm && mm != &init_mm && atomic_read(&mm->mm_users) &&
 	       in_task() && !irqs_disabled();
 }

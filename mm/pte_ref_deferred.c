@@ -581,9 +581,14 @@ static struct vm_area_struct *pte_ref_lock_vma(struct mm_struct *mm,
 	/* fork is still filling its tree. */
 	if (!mt_in_rcu(&mm->mm_mt))
 		return ERR_PTR(-EAGAIN);
-	/* The VMA may be another one meanwhile: only its lock tells. */
+	/*
+	 * The VMA may be another one meanwhile: only its lock tells.  Each step
+	 * goes from the root, since mas_find() from one node to the next spins
+	 * as long as a writer that changes both is preempted.
+	 */
 	rcu_read_lock();
-	vma = mas_find(&mas, end - 1);
+	while (!(vma = mas_walk(&mas)) && mas.last < end - 1)
+		mas_set(&mas, mas.last + 1);
 	if (vma) {
 		start = max(READ_ONCE(vma->vm_start), start);
 		*busyp = min(READ_ONCE(vma->vm_end), end);

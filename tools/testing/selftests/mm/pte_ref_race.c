@@ -38,8 +38,10 @@
  * does, and over a loopback device finds none that it would map.
  */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -2132,8 +2134,47 @@ static void measure_machine(void)
 	ksft_print_msg("an empty table is freed after %ld ms\n", deferred_ms);
 }
 
-/* Ends when the process of the case does; kills it if it is stuck. */
-static void watch(pid_t pid)
+static void show_file(const char *name)
+{
+	FILE *f = fopen(name, "re");
+	char line[512];
+
+	while (f && fgets(line, sizeof(line), f))
+		ksft_print_msg("%s", line);
+	if (f)
+		fclose(f);
+}
+
+/* Where the threads of a process are; in the kernel's log all tasks, and what CPUs do. */
+static void show_stuck(pid_t pid)
+{
+	int fd = open("/proc/sysrq-trigger", O_WRONLY | O_CLOEXEC);
+	char name[PATH_MAX];
+	struct dirent *entry;
+	DIR *dir;
+
+	snprintf(name, sizeof(name), "/proc/%d/task", pid);
+	dir = opendir(name);
+	while (dir && (entry = readdir(dir))) {
+		if (entry->d_name[0] == '.')
+			continue;
+		snprintf(name, sizeof(name), "/proc/%d/task/%s/stat", pid, entry->d_name);
+		show_file(name);
+		snprintf(name, sizeof(name), "/proc/%d/task/%s/stack", pid, entry->d_name);
+		show_file(name);
+	}
+	if (dir)
+		closedir(dir);
+	if (fd < 0 || write(fd, "l", 1) != 1 || write(fd, "t", 1) != 1)
+		ksft_print_msg("sysrq-trigger: %s\n", strerror(errno));
+	close(fd);
+}
+
+/*
+ * Ends when the process of the case does; kills it if it is stuck.
+ * Return: false if it stays, and may hold what the next case needs.
+ */
+static bool watch(pid_t pid)
 {
 	bool stuck = false;
 	int status, i;
@@ -2152,13 +2193,15 @@ static void watch(pid_t pid)
 		} else if (report->outcome == RUNNING) {
 			bad("process ended with status %#x", status);
 		}
-		return;
+		return true;
 	}
+	show_stuck(pid);
 	kill(pid, SIGKILL);
 	for (i = 0; i < 200 && waitpid(pid, &status, WNOHANG) != pid; i++)
 		usleep(10000);
 	report->outcome = RUNNING;
 	bad("does not end%s", i == 200 ? ", and cannot be killed" : "");
+	return i < 200;
 }
 
 /* However the case ended, nothing of it stays for the next one, or for other programs. */
@@ -2192,6 +2235,7 @@ static void run_case(const struct victim *v, const struct attacker *a, long ms)
 {
 	unsigned long taint = read_taint();
 	char name[80], where[64] = "";
+	bool ended = true;
 	enum where w;
 	pid_t pid;
 
@@ -2209,7 +2253,7 @@ static void run_case(const struct victim *v, const struct attacker *a, long ms)
 	if (pid < 0)
 		bad_errno("fork");
 	else
-		watch(pid);
+		ended = watch(pid);
 	settings_back();
 	taint = read_taint() & ~taint;
 	if (taint && report->outcome != FAIL) {
@@ -2243,6 +2287,8 @@ static void run_case(const struct victim *v, const struct attacker *a, long ms)
 	if (nth_mode && v->flags & UNDER_LOCK)
 		ksft_print_msg("%s: maps an empty table under the lock of another one\n", name);
 	ksft_test_result(report->outcome == PASS, "%s\n", name);
+	if (!ended)
+		ksft_exit_fail_msg("%s stays, the others do not run\n", name);
 }
 
 struct pair {
