@@ -49,6 +49,7 @@ verdict()
 			sub(/.*:/, "")
 			kept[$0] = 1
 		}
+		/^# [^ ]*:[0-9]+:[a-z_]+:/ { why = $0; sub(/^# .*\//, "", why) }
 		/^1\.\.[0-9]+$/ { plan = substr($0, 4) + 0 }
 		/^(not )?ok / {
 			ran++
@@ -66,7 +67,7 @@ verdict()
 			else if (ok && must_fail)
 				print name ": passes without pte_ref"
 			else if (!ok && !must_fail)
-				print name ": failed"
+				print name ": failed: " why
 			else if (!ok && !(test in kept))
 				print name ": failed, but not because tables are kept"
 		}
