@@ -265,6 +265,41 @@ static void emptied_during_switch(struct kunit *test)
 	KUNIT_EXPECT_FALSE(test, is_linked(t));
 }
 
+/* mremap() moves the empty table, as move_normal_pmd(), before its switch is over. */
+static void moved_during_switch(struct kunit *test)
+{
+	unsigned long deferred = vm_event(PTE_REF_FREE_DEFERRED);
+	struct table *t = test->priv;
+	struct table to = *t;
+	spinlock_t *pml;
+	pmd_t pmdval;
+
+	to.addr += PMD_SIZE;
+	to.pmd++;
+	lock_table(t);
+	set_entry(t, SWAP, 0);
+	to_percpu_mode(t);
+	clear_entry(t, 0);
+	/* Delays the end of the switch. */
+	rcu_read_lock();
+	KUNIT_EXPECT_FALSE(test, try_to_free(t));
+	while (is_marked(t))
+		take_marks(t);
+	pml = pmd_lock(t->mm, t->pmd);
+	pmdval = *t->pmd;
+	pmd_clear(t->pmd);
+	pmd_populate(t->mm, to.pmd, pmd_pgtable(pmdval));
+	spin_unlock(pml);
+	pte_ref_moved(t->mm, to.pmd, to.addr, 1);
+	KUNIT_EXPECT_TRUE(test, is_switching(t));
+	rcu_read_unlock();
+	KUNIT_EXPECT_TRUE(test, is_linked(&to));
+	unlock_table(t);
+	pte_ref_flush(t->mm);
+	KUNIT_EXPECT_FALSE(test, is_linked(&to));
+	KUNIT_EXPECT_EQ(test, vm_event(PTE_REF_FREE_DEFERRED), deferred + 1);
+}
+
 /* In percpu mode the reference of a zap is counted as any other. */
 static void zap_in_percpu_mode(struct kunit *test)
 {
@@ -610,6 +645,7 @@ static struct kunit_case pte_ref_percpu_cases[] = {
 	KUNIT_CASE(percpu_while_emptied),
 	KUNIT_CASE(emptied_during_switch),
 	KUNIT_CASE(refilled_during_switch),
+	KUNIT_CASE(moved_during_switch),
 	KUNIT_CASE(zap_in_percpu_mode),
 	KUNIT_CASE(switch_under_load),
 	KUNIT_CASE(dies_with_its_mm_in_percpu_mode),

@@ -3,6 +3,8 @@
  * KUnit: a PTE table is freed when its count is zero, and only then: by a
  * direct request, by madvise() and by munmap().
  */
+#include <linux/delay.h>
+#include <linux/kthread.h>
 #include <linux/mman.h>
 #include <linux/uaccess.h>
 #include <trace/events/pte_ref.h>
@@ -87,6 +89,68 @@ static void held_table_is_not_freed(struct kunit *test)
 	pte_ref_flush(t->mm);
 	KUNIT_EXPECT_FALSE(test, is_linked(t));
 	KUNIT_EXPECT_EQ(test, vm_event(PTE_REF_FREE_DEFERRED), deferred + 1);
+	KUNIT_EXPECT_EQ(test, watched(&t->watch), 1);
+}
+
+/* Both find it empty at the same time; the locks let one have it. */
+struct free_race {
+	struct table	*t;
+	atomic_t	missing;
+};
+
+static bool free_at_once(struct free_race *race)
+{
+	atomic_dec(&race->missing);
+	while (atomic_read(&race->missing)) {
+		cpu_relax();
+		cond_resched();
+	}
+	return free_table(race->t);
+}
+
+static int free_race_fn(void *arg)
+{
+	struct free_race *race = arg;
+	bool freed = free_at_once(race);
+
+	/* Read by kthread_stop(). */
+	while (!kthread_should_stop())
+		usleep_range(50, 200);
+	return freed;
+}
+
+static void freed_by_two_cpus(struct kunit *test)
+{
+	struct table *t = test->priv;
+	struct task_struct *task;
+	unsigned long bytes;
+	int i, cpu, freed;
+
+	if (num_online_cpus() < 2)
+		kunit_skip(test, "needs two CPUs, one is online");
+	lock_table(t);
+	for (i = 0; i < 20; i++) {
+		struct free_race race = { .t = t, .missing = ATOMIC_INIT(2) };
+
+		if (i)
+			link_table(t);
+		bytes = mm_pgtables_bytes(t->mm);
+		cpu = cpumask_any_but(cpu_online_mask, raw_smp_processor_id());
+		task = kthread_create(free_race_fn, &race, "pte_ref");
+		if (IS_ERR(task)) {
+			KUNIT_FAIL(test, "no thread");
+			break;
+		}
+		kthread_bind(task, cpu);
+		wake_up_process(task);
+		freed = free_at_once(&race);
+		freed += kthread_stop(task);
+		KUNIT_EXPECT_EQ(test, freed, 1);
+		KUNIT_EXPECT_FALSE(test, is_linked(t));
+		KUNIT_EXPECT_EQ(test, mm_pgtables_bytes(t->mm), bytes - PAGE_SIZE);
+	}
+	unlock_table(t);
+	pte_ref_flush(t->mm);
 	KUNIT_EXPECT_EQ(test, watched(&t->watch), 1);
 }
 
@@ -310,6 +374,7 @@ static struct kunit_case pte_ref_reclaim_cases[] = {
 	KUNIT_CASE(freed_at_zero_only),
 	KUNIT_CASE(fresh_table_can_be_freed),
 	KUNIT_CASE(held_table_is_not_freed),
+	KUNIT_CASE(freed_by_two_cpus),
 	KUNIT_CASE(tracepoints),
 	KUNIT_CASE(zap_frees_the_table),
 	KUNIT_CASE(zap_of_one_keeps_the_other),
