@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Fills user page tables in each way that drivers have: vm_insert_page(),
- * vm_insert_pages(), remap_pfn_range(), vmf_insert_pfn() and
- * apply_to_page_range(), and zaps them as drivers do.
+ * vm_insert_pages(), remap_pfn_range(), vmf_insert_pfn(), vmf_insert_pfn_pmd()
+ * and apply_to_page_range(), and zaps them as drivers do.
  *
  * What is mapped are a few pages with known contents, the same for everybody.
  * Mappings are read only, so that they stay known.  test_vm_insert_uapi.h is the
@@ -28,6 +28,9 @@
 /* The pages, physically contiguous, each with its own reference count. */
 static void *test_vm_insert_mem;
 
+/* Others, contiguous and aligned as a huge page.  NULL if that is too large. */
+static void *test_vm_insert_huge;
+
 /* The pages twice, so that NR pages from any of them on are a part of this. */
 static struct page *test_vm_insert_pages[2 * NR];
 
@@ -51,26 +54,82 @@ static unsigned long test_vm_insert_pfn(struct vm_area_struct *vma,
 	return page_to_pfn(test_vm_insert_pages[i]);
 }
 
+static bool test_vm_insert_is_late(enum test_vm_insert_kind kind)
+{
+	return kind >= TEST_VM_INSERT_PFN_LATE;
+}
+
+/*
+ * As for a write: then a pfn that is there already is compared.  The mapping is
+ * read only all the same.
+ */
+static vm_fault_t test_vm_insert_pmd(struct vm_fault *vmf)
+{
+	if (!IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE))
+		return VM_FAULT_FALLBACK;
+	return vmf_insert_pfn_pmd(vmf, page_to_pfn(virt_to_page(test_vm_insert_huge)),
+				  true);
+}
+
+/* Inserts the page that belongs at the address. */
+static vm_fault_t test_vm_insert_pte(struct vm_fault *vmf)
+{
+	struct vm_area_struct *vma = vmf->vma;
+	struct page *page = virt_to_page(test_vm_insert_huge +
+					 (vmf->address & ~PMD_MASK));
+
+	if (vma->vm_flags & VM_MIXEDMAP)
+		return vmf_insert_page_mkwrite(vmf, page, false);
+	return vmf_insert_pfn(vma, vmf->address, page_to_pfn(page));
+}
+
+/*
+ * A fault that waits here has no lock that keeps others of the range from being
+ * faster.  In a mapping of a _LATE kind it does itself what the others do.
+ */
 static vm_fault_t test_vm_insert_fault(struct vm_fault *vmf)
 {
 	struct vm_area_struct *vma = vmf->vma;
 
-	if (test_vm_insert_kind(vma) != TEST_VM_INSERT_FAULT)
+	switch (test_vm_insert_kind(vma)) {
+	case TEST_VM_INSERT_FAULT:
+		return vmf_insert_pfn(vma, vmf->address,
+				      test_vm_insert_pfn(vma, vmf->address));
+	case TEST_VM_INSERT_PFN_LATE:
+	case TEST_VM_INSERT_PAGE_LATE:
+		test_vm_insert_pmd(vmf);
+		fallthrough;
+	case TEST_VM_INSERT_HUGE_LATE:
+		return test_vm_insert_pte(vmf);
+	default:
 		return VM_FAULT_SIGBUS;
-	return vmf_insert_pfn(vma, vmf->address,
-			      test_vm_insert_pfn(vma, vmf->address));
+	}
+}
+
+static vm_fault_t test_vm_insert_huge_fault(struct vm_fault *vmf,
+					    unsigned int order)
+{
+	if (order != PMD_ORDER ||
+	    test_vm_insert_kind(vmf->vma) != TEST_VM_INSERT_HUGE_LATE)
+		return VM_FAULT_FALLBACK;
+	test_vm_insert_pte(vmf);
+	return test_vm_insert_pmd(vmf);
 }
 
 static const struct vm_operations_struct test_vm_insert_ops = {
 	.fault = test_vm_insert_fault,
+	.huge_fault = test_vm_insert_huge_fault,
 };
 
 static int test_vm_insert_mmap(struct file *file, struct vm_area_struct *vma)
 {
 	enum test_vm_insert_kind kind = test_vm_insert_kind(vma);
+	bool late = test_vm_insert_is_late(kind);
 
-	if (kind >= TEST_VM_INSERT_KINDS || vma_pages(vma) > NR)
+	if (kind >= TEST_VM_INSERT_KINDS || (!late && vma_pages(vma) > NR))
 		return -EINVAL;
+	if (late && !test_vm_insert_huge)
+		return -EOPNOTSUPP;
 	if (vma->vm_flags & VM_WRITE)
 		return -EPERM;
 
@@ -78,6 +137,7 @@ static int test_vm_insert_mmap(struct file *file, struct vm_area_struct *vma)
 	vma->vm_ops = &test_vm_insert_ops;
 	switch (kind) {
 	case TEST_VM_INSERT_MIXED:
+	case TEST_VM_INSERT_PAGE_LATE:
 		vm_flags_set(vma, VM_MIXEDMAP);
 		return 0;
 	case TEST_VM_INSERT_REMAP:
@@ -150,6 +210,18 @@ static int test_vm_insert_apply(struct vm_area_struct *vma,
 				   test_vm_insert_entry, &walk);
 }
 
+static int test_vm_insert_no_entry(pte_t *pte, unsigned long addr, void *data)
+{
+	return 0;
+}
+
+static int test_vm_insert_table(struct vm_area_struct *vma,
+				struct test_vm_insert_cmd *cmd)
+{
+	return apply_to_page_range(vma->vm_mm, cmd->addr, cmd->nr << PAGE_SHIFT,
+				   test_vm_insert_no_entry, NULL);
+}
+
 /* Of memory that is not of the device: a driver or KVM does this. */
 static int test_vm_insert_fixup(struct vm_area_struct *vma,
 				struct test_vm_insert_cmd *cmd)
@@ -176,14 +248,17 @@ static long test_vm_insert_locked(struct mm_struct *mm, unsigned int nr,
 	unsigned long len = cmd->nr << PAGE_SHIFT;
 	struct vm_area_struct *vma;
 	bool other = nr == TEST_VM_INSERT_FIXUP;
-	bool mixed, ours;
+	enum test_vm_insert_kind kind;
+	bool mixed, late, ours;
 
 	vma = vma_lookup(mm, cmd->addr);
 	ours = vma && vma->vm_ops == &test_vm_insert_ops;
 	if (!vma || ours == other ||
 	    !range_in_vma(vma, cmd->addr, cmd->addr + len))
 		return -ENXIO;
-	mixed = test_vm_insert_kind(vma) == TEST_VM_INSERT_MIXED;
+	kind = test_vm_insert_kind(vma);
+	mixed = kind == TEST_VM_INSERT_MIXED;
+	late = test_vm_insert_is_late(kind);
 
 	switch (nr) {
 	case TEST_VM_INSERT_PAGE:
@@ -191,12 +266,14 @@ static long test_vm_insert_locked(struct mm_struct *mm, unsigned int nr,
 	case TEST_VM_INSERT_PAGES:
 		return mixed ? test_vm_insert_batch(vma, cmd) : -EINVAL;
 	case TEST_VM_INSERT_APPLY:
-		return mixed ? -EINVAL : test_vm_insert_apply(vma, cmd);
+		return mixed || late ? -EINVAL : test_vm_insert_apply(vma, cmd);
 	case TEST_VM_INSERT_ZAP:
 		zap_special_vma_range(vma, cmd->addr, len);
 		return 0;
 	case TEST_VM_INSERT_FIXUP:
 		return test_vm_insert_fixup(vma, cmd);
+	case TEST_VM_INSERT_TABLE:
+		return late ? test_vm_insert_table(vma, cmd) : -EINVAL;
 	default:
 		return -ENOTTY;
 	}
@@ -238,6 +315,31 @@ static struct miscdevice test_vm_insert_misc = {
 	.fops	= &test_vm_insert_fops,
 };
 
+/* Split, so that each page can be inserted by itself. */
+static void __init test_vm_insert_init_huge(void)
+{
+	unsigned long i;
+
+	if (!IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE) || PMD_SIZE > SZ_32M)
+		return;
+	test_vm_insert_huge = alloc_pages_exact(PMD_SIZE, GFP_KERNEL | __GFP_ZERO |
+						__GFP_NOWARN);
+	if (!test_vm_insert_huge)
+		return;
+	for (i = 0; i < PTRS_PER_PTE; i++) {
+		u64 *word = test_vm_insert_huge + i * PAGE_SIZE;
+
+		*word = TEST_VM_INSERT_MAGIC + i;
+	}
+}
+
+static void test_vm_insert_free(void)
+{
+	free_pages_exact(test_vm_insert_mem, NR * PAGE_SIZE);
+	if (test_vm_insert_huge)
+		free_pages_exact(test_vm_insert_huge, PMD_SIZE);
+}
+
 static int __init test_vm_insert_init(void)
 {
 	unsigned int i;
@@ -254,9 +356,10 @@ static int __init test_vm_insert_init(void)
 		test_vm_insert_pages[i] = virt_to_page(word);
 		test_vm_insert_pages[NR + i] = test_vm_insert_pages[i];
 	}
+	test_vm_insert_init_huge();
 	ret = misc_register(&test_vm_insert_misc);
 	if (ret)
-		free_pages_exact(test_vm_insert_mem, NR * PAGE_SIZE);
+		test_vm_insert_free();
 	return ret;
 }
 
@@ -264,7 +367,7 @@ static int __init test_vm_insert_init(void)
 static void __exit test_vm_insert_exit(void)
 {
 	misc_deregister(&test_vm_insert_misc);
-	free_pages_exact(test_vm_insert_mem, NR * PAGE_SIZE);
+	test_vm_insert_free();
 }
 
 module_init(test_vm_insert_init);

@@ -9,10 +9,16 @@
 #include <linux/types.h>
 #include <linux/ioctl.h>
 
-/* The device has this many pages.  No mapping is larger, nor any request. */
+/*
+ * The device has this many pages.  No request is larger, nor a mapping that is
+ * not of a _LATE kind.
+ */
 #define TEST_VM_INSERT_NR	64
 
-/* The first word of page i of the device is this plus i. */
+/*
+ * The first word of page i of the device is this plus i.  For mappings of a _LATE
+ * kind there are as many other pages as a PTE table maps.
+ */
 #define TEST_VM_INSERT_MAGIC	0x766d5f696e736572ULL
 
 /*
@@ -23,12 +29,22 @@
  * @TEST_VM_INSERT_REMAP: VM_PFNMAP, filled by mmap() with remap_pfn_range()
  * @TEST_VM_INSERT_FAULT: VM_PFNMAP, filled by faults with vmf_insert_pfn()
  * @TEST_VM_INSERT_APPLIED: VM_PFNMAP, filled by TEST_VM_INSERT_APPLY
+ *
+ * In these a fault inserts what is none any more, since another one of the same
+ * range has mapped the other size:
+ *
+ * @TEST_VM_INSERT_PFN_LATE: VM_PFNMAP, vmf_insert_pfn() where a huge pfn is
+ * @TEST_VM_INSERT_PAGE_LATE: VM_MIXEDMAP, vmf_insert_page_mkwrite() there
+ * @TEST_VM_INSERT_HUGE_LATE: VM_PFNMAP, vmf_insert_pfn_pmd() where a table is
  */
 enum test_vm_insert_kind {
 	TEST_VM_INSERT_MIXED,
 	TEST_VM_INSERT_REMAP,
 	TEST_VM_INSERT_FAULT,
 	TEST_VM_INSERT_APPLIED,
+	TEST_VM_INSERT_PFN_LATE,
+	TEST_VM_INSERT_PAGE_LATE,
+	TEST_VM_INSERT_HUGE_LATE,
 	TEST_VM_INSERT_KINDS,
 };
 
@@ -58,5 +74,7 @@ struct test_vm_insert_cmd {
 #define TEST_VM_INSERT_ZAP	_IOWR('V', 0x03, struct test_vm_insert_cmd)
 /* In other memory: one fixup_user_fault() for each page, done if it is there then */
 #define TEST_VM_INSERT_FIXUP	_IOWR('V', 0x04, struct test_vm_insert_cmd)
+/* In a mapping of a _LATE kind in which nothing is: makes its PTE table */
+#define TEST_VM_INSERT_TABLE	_IOWR('V', 0x05, struct test_vm_insert_cmd)
 
 #endif /* _LIB_TEST_VM_INSERT_UAPI_H */

@@ -89,9 +89,26 @@ static bool fail_pte_table_allowed(struct mm_struct *mm)
 static bool fail_pte_table_found(struct mm_struct *mm, pmd_t *pmd,
 				 unsigned long addr)
 {
-	/* Some map through a copy of the entry, of a table that is unlinked. */
+	/* Some map by a copy of the entry, of a table that is unlinked. */
 	return addr < TASK_SIZE && fail_pte_table_locked(mm, addr) &&
 	       pte_ref_find_pmd(mm, addr) == pmd;
+}
+
+/*
+ * Is the entry at @pmd a copy of the one that leads to a table?  Until it is mapped
+ * that can be freed, and a grace period pass, so that something else is mapped.
+ * It takes an entry in place to see that, or RCU since it was read.
+ */
+static bool fail_pte_table_copied(struct mm_struct *mm, pmd_t *pmd,
+				  unsigned long addr)
+{
+	pmd_t *linked, pmdval;
+
+	if (addr >= TASK_SIZE || !fail_pte_table_locked(mm, addr))
+		return false;
+	linked = pte_ref_find_pmd(mm, addr);
+	return linked && linked != pmd && pte_ref_table(linked, &pmdval) &&
+	       pmd_same(pmdval, pmdp_get_lockless(pmd));
 }
 
 /* Counts as a point. */
@@ -123,9 +140,12 @@ void fail_pte_table(struct mm_struct *mm, pmd_t *pmd, unsigned long addr)
 		mm = current->mm;
 	else if (mm == current->mm)
 		return;
-	if (fail_pte_table_allowed(mm) && fail_pte_table_found(mm, pmd, addr) &&
-	    fail_pte_table_now())
+	if (!fail_pte_table_allowed(mm))
+		return;
+	if (fail_pte_table_found(mm, pmd, addr) && fail_pte_table_now())
 		try_to_free_user_pte(mm, pmd, addr);
+	WARN_ONCE(fail_pte_table_copied(mm, pmd, addr),
+		  "a PTE table is mapped by a copy of its PMD entry");
 }
 
 /**

@@ -74,6 +74,9 @@
 #define GUP_TEST	"/sys/kernel/debug/gup_test"
 #define FAILSLAB	"/sys/kernel/debug/failslab"
 #define FAIL_PTE_TABLE	"/sys/kernel/debug/fail_pte_table"
+#define FAIL_PAGE_ALLOC	"/sys/kernel/debug/fail_page_alloc"
+#define LRU_GEN		"/sys/kernel/debug/lru_gen"
+#define LRU_GEN_ENABLED	"/sys/kernel/mm/lru_gen/enabled"
 
 /* What makes no progress for that long does not end (-w, in seconds). */
 static long stuck_ms = 10000;
@@ -97,6 +100,9 @@ static long stuck_ms = 10000;
 #define LONGER		10
 /* Larger huge pages are more than a test may ask for. */
 #define HUGE_PAGE_MAX	(32 << 20)
+
+/* There may be no room for two tables that map more. */
+#define SPAN_MAX	BIT_ULL(40)
 
 /* Bits of /proc/kpageflags.  A lost page has two of those of KPF_LOST. */
 #define KPF_LRU		BIT_ULL(5)
@@ -129,6 +135,10 @@ static long stuck_ms = 10000;
 #define UNDER_LOCK	0x200	/* maps an empty table under the lock of another only */
 #define FILLS_MADE	0x400	/* no point between the table that it makes and its entry */
 #define HOLDS		0x800	/* its fault holds the table that it makes, by a ref */
+#define REFUSED		0x1000	/* what is injected are allocations that fail */
+
+/* What setup_wp_refused() wants two of */
+enum table { PMD_TABLE, PUD_TABLE };
 
 /* What the victim has in vma[] */
 enum memory { NOTHING, ANON, SHARED, PRIVATE, DISK, DEVICE };
@@ -146,7 +156,7 @@ struct victim {
 	int (*undo)(void);	/* leave nothing; undo_zap() if not given */
 	int (*finish)(void);	/* once */
 	int advice;		/* of op_advise() */
-	unsigned long cmd;	/* of op_dev() and op_gup_pin() */
+	unsigned long cmd;	/* of op_dev(), op_gup_pin() and setup_wp_refused() */
 	enum test_vm_insert_kind kind;
 	unsigned int attackers;
 	unsigned int flags;
@@ -186,7 +196,8 @@ struct report {
 	long freed;		/* tables, by the whole system; -1 if not known */
 	unsigned long attacks_floor;
 	long freed_floor;
-	char large_was[16];	/* a setting that the case has changed */
+	char large_was[16];	/* settings that the case has changed */
+	char lru_gen_was[16];
 };
 
 /*
@@ -632,6 +643,23 @@ static int map_dev(void)
 		    TEST_VM_INSERT_OFFSET(victim->kind)) == p ? 0 : bad_errno("mmap of the device");
 }
 
+/* The kinds of the driver that map a huge page. */
+static bool late(void)
+{
+	return victim->memory == DEVICE && victim->kind >= TEST_VM_INSERT_PFN_LATE;
+}
+
+static int map_late(void)
+{
+	if (table_size() > HUGE_PAGE_MAX)
+		return skip("a huge page has %zu MB", table_size() >> 20);
+	if (mmap(vma[0], vma_len, PROT_READ, MAP_SHARED | MAP_FIXED, dev,
+		 TEST_VM_INSERT_OFFSET(victim->kind)) != MAP_FAILED)
+		return 0;
+	return errno == EOPNOTSUPP ? skip("no huge pages of the device") :
+	       bad_errno("mmap of the device");
+}
+
 static int setup_memory(void)
 {
 	int t;
@@ -650,8 +678,10 @@ static int setup_memory(void)
 	case DISK:
 		return setup_file(MAP_PRIVATE);
 	case DEVICE:
-		/* That fills it. */
-		return setup_dev() ?: victim->kind == TEST_VM_INSERT_REMAP ? 0 : map_dev();
+		/* To map it would fill it. */
+		if (victim->kind == TEST_VM_INSERT_REMAP)
+			return setup_dev();
+		return setup_dev() ?: late() ? map_late() : map_dev();
 	}
 	return 0;
 }
@@ -865,6 +895,73 @@ static int op_mprotect(void)
 	    mprotect(vma[0], vma_len, PROT_READ | PROT_WRITE))
 		return bad_errno("mprotect");
 	return 0;
+}
+
+/*
+ * The pages are in one PMD or PUD table but for the last one, which is in the next, and
+ * has no PTE table.  They are more than ENOMEM, which must not be added to their number.
+ */
+static bool refused;
+
+static int setup_wp_refused(void)
+{
+	size_t entries = psize() / sizeof(uint64_t);
+	size_t span = table_size() * entries * (victim->cmd == PUD_TABLE ? entries : 1);
+	struct uffdio_api api = { .api = UFFD_API, .features = UFFD_FEATURE_WP_UNPOPULATED };
+	char *start;
+
+	if (span > SPAN_MAX)
+		return skip("a huge page has %zu MB, a table of a higher level maps too much",
+			    table_size() >> 20);
+	uffd = syscall(__NR_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+	if (uffd < 0 || ioctl(uffd, UFFDIO_API, &api))
+		return skip("userfaultfd: %s", strerror(errno));
+	start = mmap(NULL, 2 * span, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+		     -1, 0);
+	if (start == MAP_FAILED)
+		return bad_errno("mmap of two tables");
+	/* Neighbours would keep the tables. */
+	munmap(start, 2 * span);
+	start = (char *)(((unsigned long)start + table_size() + span) & ~(span - 1));
+	p = start - (np - 1) * psize();
+	return write_word(FAIL_PAGE_ALLOC "/min-order", "0") ||
+	       write_word(FAIL_PAGE_ALLOC "/verbose", "0") ||
+	       write_word(FAIL_PAGE_ALLOC "/ignore-gfp-wait", "N") ? -1 : 0;
+}
+
+static int prepare_wp_refused(void)
+{
+	int i, ret;
+
+	if (map_anon(p, bytes()))
+		return -1;
+	ret = uffd_register(uffd, p, bytes(), false, true, false);
+	if (ret)
+		return bad("register: %s", strerror(-ret));
+	new_data();
+	for (i = 0; i < np - 1; i++)
+		*word(p, i) = want(i);
+	return 0;
+}
+
+static int op_wp_refused(void)
+{
+	struct uffdio_writeprotect arg = {
+		.range = P_RANGE, .mode = UFFDIO_WRITEPROTECT_MODE_WP,
+	};
+
+	refused = ioctl(uffd, UFFDIO_WRITEPROTECT, &arg);
+	return refused && errno != ENOMEM ? bad_errno("UFFDIO_WRITEPROTECT") : 0;
+}
+
+static int check_wp_refused(void)
+{
+	return refused ? 0 : check_writeprotected();
+}
+
+static int undo_wp_refused(void)
+{
+	return munmap(p, bytes()) ? bad_errno("munmap") : 0;
 }
 
 /* Victims: fork and mremap */
@@ -1319,6 +1416,54 @@ static int finish_pageout(void)
 	return bad("%ld pages isolated, %ld lost", isolated, lost);
 }
 
+/* Victims: aging of the multi-gen LRU, which walks page tables */
+
+static unsigned long long root_memcg;
+
+static int setup_aging(void)
+{
+	char line[64] = "";
+	int fd = open(LRU_GEN_ENABLED, O_RDONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		return skip("no CONFIG_LRU_GEN");
+	if (read(fd, line, sizeof(line) - 1) < 0 ||
+	    sscanf(line, "%15s", report->lru_gen_was) != 1)
+		bad_errno(LRU_GEN_ENABLED);
+	close(fd);
+	if (write_word(LRU_GEN_ENABLED, "7"))
+		return -1;
+	fd = open(LRU_GEN, O_RDONLY | O_CLOEXEC);
+	if (fd < 0 || read(fd, line, sizeof(line) - 1) < 0 ||
+	    sscanf(line, "memcg %llu", &root_memcg) != 1)
+		bad_errno(LRU_GEN);
+	close(fd);
+	return report->outcome == RUNNING ? 0 : -1;
+}
+
+/*
+ * Of anonymous memory too, and whatever the walk before has found.  Another one may run
+ * (EEXIST), and fail-nth refuses its memory as well (ENOMEM).
+ */
+static int op_aging(void)
+{
+	char cmd[64];
+	int fd = open(LRU_GEN, O_WRONLY | O_CLOEXEC);
+	int i, len = snprintf(cmd, sizeof(cmd), "+ %llu 0 0 200 1", root_memcg);
+	ssize_t ret = -1;
+
+	for (i = 0; fd >= 0 && i < 100; i++) {
+		ret = write(fd, cmd, len);
+		if (ret == len || (errno != EEXIST && errno != ENOMEM))
+			break;
+		usleep(1000);
+	}
+	if (ret != len)
+		bad_errno(LRU_GEN);
+	close(fd);
+	return ret == len ? 0 : -1;
+}
+
 /* Victims: a driver */
 
 static int op_dev(void)
@@ -1350,6 +1495,11 @@ static int check_dev(void)
 	return check_peek(p, TEST_VM_INSERT_MAGIC, 1);
 }
 
+static int check_late(void)
+{
+	return check_peek(p, TEST_VM_INSERT_MAGIC + (p - vma[0]) / psize(), 1);
+}
+
 static int undo_remap(void)
 {
 	return unmap(p, bytes());
@@ -1376,6 +1526,11 @@ static int undo_remap(void)
 #define FUTEX	.group = "futex", .attackers = ALL
 #define PAGEOUT	.group = "pageout", .attackers = ALL
 #define DRIVER	.group = "driver", .attackers = ALL, .memory = DEVICE
+#define LATE	.group = "driver", .attackers = OWN, .memory = DEVICE
+
+#define REFUSED_WP .group = "uffd_wp", .flags = REFUSED, .pages = 17,		\
+	.setup = setup_wp_refused, .prepare = prepare_wp_refused,		\
+	.op = op_wp_refused, .check = check_wp_refused, .undo = undo_wp_refused
 
 #define MISSING	UFFDIO_REGISTER_MODE_MISSING
 #define MINOR	UFFDIO_REGISTER_MODE_MINOR
@@ -1470,6 +1625,10 @@ static const struct victim victims[] = {
 		.flags = OWN_FILE | EXACT_OWN,
 		.prepare = op_writeprotect, .op = op_mprotect, .check = check_writeprotected,
 		.undo = undo_writeprotect,
+	}, {
+		.name = "wp_refused", REFUSED_WP, .cmd = PMD_TABLE,
+	}, {
+		.name = "wp_refused_far", REFUSED_WP, .cmd = PUD_TABLE,
 	}, {
 		.name = "guard_install", GUARD, .memory = ANON,
 		.flags = EXACT_OWN,
@@ -1572,6 +1731,10 @@ static const struct victim victims[] = {
 		.setup = setup_seen, .prepare = prepare_pageout_file, .op = op_advise,
 		.advice = MADV_PAGEOUT, .finish = finish_pageout,
 	}, {
+		.name = "aging", PAGEOUT, .memory = ANON,
+		.flags = MAKES_NONE | EMPTY,
+		.setup = setup_aging, .op = op_aging, .check = check_zero,
+	}, {
 		.name = "insert_page", DRIVER, .kind = TEST_VM_INSERT_MIXED,
 		.flags = MAY_BE_ABSENT,
 		.op = op_dev, .cmd = TEST_VM_INSERT_PAGE, .check = check_dev,
@@ -1589,6 +1752,18 @@ static const struct victim victims[] = {
 		.flags = EXACT_OWN,
 		.op = check_dev,
 	}, {
+		.name = "pfn_late", LATE, .kind = TEST_VM_INSERT_PFN_LATE,
+		.flags = WHOLE_TABLE | EXACT_OWN | MAKES_NONE,
+		.op = check_late,
+	}, {
+		.name = "page_late", LATE, .kind = TEST_VM_INSERT_PAGE_LATE,
+		.flags = WHOLE_TABLE | EXACT_OWN | MAKES_NONE,
+		.op = check_late,
+	}, {
+		.name = "huge_late", LATE, .kind = TEST_VM_INSERT_HUGE_LATE,
+		.flags = WHOLE_TABLE | EXACT_OWN,
+		.op = check_late,
+	}, {
 		.name = "apply", DRIVER, .kind = TEST_VM_INSERT_APPLIED,
 		.flags = MAY_BE_ABSENT,
 		.op = op_dev, .cmd = TEST_VM_INSERT_APPLY, .check = check_dev,
@@ -1602,6 +1777,7 @@ static const struct victim victims[] = {
 };
 
 #define POPULATED "its pages are there, and keep their table"
+#define HUGE "a huge page is mapped, without a table"
 
 static const struct spared spared[] = {
 	{ "nth.uffd_rwp", POPULATED },
@@ -1613,6 +1789,8 @@ static const struct spared spared[] = {
 	{ "nth.pageout", POPULATED },
 	{ "nth.pageout_file", POPULATED },
 	{ "thp.collapse_empty.own", "nothing may be there, so nobody makes a table" },
+	{ "driver.pfn_late.own", HUGE },
+	{ "driver.page_late.own", HUGE },
 };
 
 static const char *why_spared(const char *name)
@@ -1830,6 +2008,13 @@ static int make_empty_tables(void)
 	struct uffdio_api api = { .api = UFFD_API };
 	bool whole = whole_tables();
 
+	if (late()) {
+		struct test_vm_insert_cmd cmd = { .addr = (unsigned long)p, .nr = np };
+
+		close(fd);
+		return ioctl(dev, TEST_VM_INSERT_TABLE, &cmd) ?
+		       bad_errno("make an empty table") : 0;
+	}
 	if (fd < 0 || ioctl(fd, UFFDIO_API, &api))
 		return bad_errno("userfaultfd");
 	/* Where whole tables move there is one VMA at a time. */
@@ -2018,6 +2203,34 @@ static int points_of_state(int fd, enum where where, int state)
 	return bad("no table is freed at any point");
 }
 
+/*
+ * One allocation after the other fails.  The operation may say so, but must not say that
+ * all is done when it is not.
+ */
+static void all_allocations(int fd)
+{
+	unsigned int n;
+	int left;
+
+	for (n = 1; n < MAX_POINTS; n++) {
+		report->beat = now_ms();
+		report->n = n;
+		if (victim->prepare() || set_fail_nth(fd, n) || victim->op())
+			return;
+		left = get_fail_nth(fd);
+		if (left < 0 || set_fail_nth(fd, 0) || victim->check() || victim->undo())
+			return;
+		report->rounds++;
+		if (left)
+			break;
+		report->points[BEFORE][0]++;
+		report->hits[BEFORE][0] += refused;
+	}
+	report->n = 0;
+	if (!report->hits[BEFORE][0])
+		bad("no allocation is refused");
+}
+
 static void nth_case(void)
 {
 	enum where where;
@@ -2027,6 +2240,10 @@ static void nth_case(void)
 
 	if (fd < 0) {
 		bad_errno("fail-nth");
+		return;
+	}
+	if (victim->flags & REFUSED) {
+		all_allocations(fd);
 		return;
 	}
 	if (freed_at_once() < 0) {
@@ -2104,6 +2321,19 @@ static long measure_deferred(char *page)
 	return best ?: 1;
 }
 
+static bool turned_off(void)
+{
+	char line[4096] = "";
+	int fd = open("/proc/cmdline", O_RDONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		return false;
+	if (read(fd, line, sizeof(line) - 1) < 0)
+		line[0] = 0;
+	close(fd);
+	return strstr(line, "pte_ref=off");
+}
+
 static void measure_machine(void)
 {
 	size_t len = 3 * table_size();
@@ -2126,6 +2356,11 @@ static void measure_machine(void)
 	ksft_print_msg("a thread can touch and zap %.0f pages in a second\n", zaps_per_s);
 	if (freed_at_once() < 0) {
 		ksft_print_msg("the kernel does not count the tables that it frees\n");
+		return;
+	}
+	/* MADV_DONTNEED of a whole table frees it all the same, and counts nothing. */
+	if (turned_off()) {
+		ksft_print_msg("pte_ref=off: no table is counted\n");
 		return;
 	}
 	deferred_ms = measure_deferred(page);
@@ -2219,9 +2454,17 @@ static void settings_back(void)
 	report->outcome = FAIL;
 	for (i = 0; nth_mode && i < (no_refs ? ARRAY_SIZE(off) : 1); i++)
 		write_word(off[i], "0");
+	if (no_refs)
+		write_word(FAILSLAB "/ignore-gfp-wait", "Y");
+	if (victim->flags & REFUSED) {
+		write_word(FAIL_PAGE_ALLOC "/ignore-gfp-wait", "Y");
+		write_word(FAIL_PAGE_ALLOC "/min-order", "1");
+	}
 	large_name(name, sizeof(name), "enabled");
 	if (report->large_was[0])
 		write_word(name, report->large_was);
+	if (report->lru_gen_was[0])
+		write_word(LRU_GEN_ENABLED, report->lru_gen_was);
 	report->outcome = outcome;
 }
 
@@ -2265,13 +2508,18 @@ static void run_case(const struct victim *v, const struct attacker *a, long ms)
 		ksft_test_result_skip("%s: %s\n", name, report->msg);
 		return;
 	}
-	if (nth_mode && report->n)
+	if (v->flags & REFUSED && report->n)
+		snprintf(where, sizeof(where), ", allocation %u", report->n);
+	else if (nth_mode && report->n)
 		snprintf(where, sizeof(where), ", point %u, %s, %s", report->n,
 			 nth_wheres[report->where], nth_states[report->state]);
 	if (report->outcome == FAIL)
 		ksft_print_msg("%s: %s (round %lu%s)\n", name, report->msg, report->rounds,
 			       where);
-	for (w = BEFORE; nth_mode && w <= MAPPED; w++)
+	if (v->flags & REFUSED)
+		ksft_print_msg("%s: %u allocations, without %u of them it says ENOMEM\n",
+			       name, report->points[BEFORE][0], report->hits[BEFORE][0]);
+	for (w = BEFORE; nth_mode && !(v->flags & REFUSED) && w <= MAPPED; w++)
 		ksft_print_msg("%s: %s: %u points %s, %u free one, %u %s, %u do\n",
 			       name, nth_wheres[w], report->points[w][0], nth_states[0],
 			       report->hits[w][0], report->points[w][1], nth_states[1],
@@ -2313,7 +2561,8 @@ static void choose(const char *group, const char *wanted_victim, const char *wan
 	for (v = victims; v < victims + ARRAY_SIZE(victims); v++) {
 		if (!chosen(group, v->group) || !chosen(wanted_victim, v->name))
 			continue;
-		if (nth_mode)
+		/* Without refs allocations fail all the time. */
+		if (nth_mode && !(no_refs && v->flags & REFUSED))
 			pairs[nr_pairs++] = (struct pair){ v, NULL };
 		for (a = attackers; !nth_mode && a < attackers + ARRAY_SIZE(attackers); a++)
 			if (v->attackers & a->bit && chosen(wanted_attacker, a->name))
