@@ -29,8 +29,7 @@
  *
  * Lifetime.  The deferred work is part of its mm and pins nothing of it.  The
  * exit of the mm turns it off and waits for it, at most until it is done with a
- * batch of tables or with the marks of one PUD table.  It waits for no other
- * mm.
+ * batch of tables or with the way to the next marks.  It waits for no other mm.
  */
 #include <linux/mm.h>
 #include <linux/sched.h>
