@@ -2,8 +2,10 @@
 # SPDX-License-Identifier: GPL-2.0
 # Boots what make test does not of arm64, the debug kernel each time: other page sizes,
 # numbers of levels, CPUs and machines. A line for each, and the status 1 if one failed.
+# Arguments choose.
 set -euo pipefail
 options='TIMEOUT'
+words='[4k|16k|64k|two-levels|no-range-tlbi|mte|efi]...'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
@@ -39,11 +41,17 @@ efi()
 
 mkdir -p "$build/log"
 "$top/scripts/packages.sh"
-one 4k all
-PAGES=16k one 16k all
-PAGES=64k one 64k all
-PAGES=64k-va42 one two-levels all
-CPU=cortex-a57 one no-range-tlbi all
-MTE=1 QEMU_OPTS="-M virt,mte=on" one mte all
-one efi efi
+[ $# -gt 0 ] || set -- 4k 16k 64k two-levels no-range-tlbi mte efi
+for name; do
+	case $name in
+	4k) one 4k all ;;
+	16k) PAGES=16k one 16k all ;;
+	64k) PAGES=64k one 64k all ;;
+	two-levels) PAGES=64k-va42 one two-levels all ;;
+	no-range-tlbi) CPU=cortex-a57 one no-range-tlbi all ;;
+	mte) MTE=1 QEMU_OPTS="-M virt,mte=on" one mte all ;;
+	efi) one efi efi ;;
+	*) die "$name is none of: $words" ;;
+	esac
+done
 [ $failed -eq 0 ]
