@@ -65,7 +65,10 @@ static bool test_vm_insert_is_late(enum test_vm_insert_kind kind)
  */
 static vm_fault_t test_vm_insert_pmd(struct vm_fault *vmf)
 {
-	if (!IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE))
+	unsigned long start = vmf->address & PMD_MASK;
+
+	if (!IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE) ||
+	    !range_in_vma(vmf->vma, start, start + PMD_SIZE))
 		return VM_FAULT_FALLBACK;
 	return vmf_insert_pfn_pmd(vmf, page_to_pfn(virt_to_page(test_vm_insert_huge)),
 				  true);

@@ -52,12 +52,23 @@ __setup("fail_pte_table=", setup_fail_pte_table);
  */
 static bool fail_pte_table_locked(struct mm_struct *mm, unsigned long addr)
 {
-	VMA_ITERATOR(vmi, mm, addr & PMD_MASK);
-	struct vm_area_struct *vma;
+	MA_STATE(mas, &mm->mm_mt, 0, 0);
+	unsigned long end;
 
-	/* The caller may keep one of these, not all of them. */
+	addr &= PMD_MASK;
+	end = addr + PMD_SIZE;
+	/*
+	 * The caller may keep one of these, not all of them.  Each step goes from
+	 * the root, as in pte_ref_lock_vma().
+	 */
 	guard(rcu)();
-	for_each_vma_range(vmi, vma, (addr & PMD_MASK) + PMD_SIZE) {
+	for (; addr && addr < end; addr = mas.last + 1) {
+		struct vm_area_struct *vma;
+
+		mas_set(&mas, addr);
+		vma = mas_walk(&mas);
+		if (!vma)
+			continue;
 		if (lockdep_is_held(&mm->mmap_lock) == LOCK_STATE_HELD)
 			return true;
 #ifdef CONFIG_PER_VMA_LOCK
@@ -73,9 +84,8 @@ static bool fail_pte_table_locked(struct mm_struct *mm, unsigned long addr)
 }
 
 /*
- * Only in a system call or a fault of a task, and in an mm that is alive.  First
- * of all: is it armed?  To look for VMAs under RCU may have to wait for a writer,
- * which a real-time task that is not to be tested may have preempted.
+ * Only in a system call or a fault of a task, and in an mm that is alive.  What
+ * follows takes long, so first of all: is it armed?
  */
 static bool fail_pte_table_allowed(struct mm_struct *mm)
 {

@@ -265,13 +265,16 @@ static void emptied_during_switch(struct kunit *test)
 	KUNIT_EXPECT_FALSE(test, is_linked(t));
 }
 
-/* mremap() moves the empty table, as move_normal_pmd(), before its switch is over. */
+/*
+ * mremap() moves the empty table, as move_normal_pmd(), before its switch is over.
+ * Its note is taken before, so what finds it is that of pte_ref_moved().
+ */
 static void moved_during_switch(struct kunit *test)
 {
 	unsigned long deferred = vm_event(PTE_REF_FREE_DEFERRED);
 	struct table *t = test->priv;
 	struct table to = *t;
-	spinlock_t *pml;
+	spinlock_t *pml = NULL;
 	pmd_t pmdval;
 
 	to.addr += PMD_SIZE;

@@ -65,7 +65,6 @@ struct area {
 	int pagemap;
 	cpu_set_t cpus;		/* that the test was started with */
 	int cpu[2];		/* two of them; the same if there is one only */
-	char max_ptes_none[16];	/* setting of khugepaged, if it was changed */
 };
 
 #define MAX_PTES_NONE	"/sys/kernel/mm/transparent_hugepage/khugepaged/max_ptes_none"
@@ -149,26 +148,36 @@ static void populate_self(struct area *a)
 	}
 }
 
+/*
+ * What is being emptied khugepaged would fill with zeroes again, as a huge page.  Without
+ * a privilege that may happen, seldom: it looks at an address all ten seconds.
+ */
+static char max_ptes_none[16];
+static pid_t program;
+
 static bool write_max_ptes_none(const char *word)
 {
 	int fd = open(MAX_PTES_NONE, O_WRONLY | O_CLOEXEC);
 	bool ok = fd >= 0 && write(fd, word, strlen(word)) > 0;
 
-	close(fd);
+	if (fd >= 0)
+		close(fd);
 	return ok;
 }
 
-/*
- * What is being emptied khugepaged would fill with zeroes again, as a huge page.  Without
- * a privilege that may happen, seldom: it looks at an address all ten seconds.
- */
-static void keep_khugepaged_off(struct area *a)
+static void __attribute__((constructor)) keep_khugepaged_off(void)
 {
 	char *was = slurp(MAX_PTES_NONE);
 
-	a->max_ptes_none[0] = 0;
-	if (was && strlen(was) < sizeof(a->max_ptes_none) && write_max_ptes_none("0"))
-		strcpy(a->max_ptes_none, was);
+	program = getpid();
+	if (was && strlen(was) < sizeof(max_ptes_none) && write_max_ptes_none("0"))
+		strcpy(max_ptes_none, was);
+}
+
+static void __attribute__((destructor)) let_khugepaged_go_on(void)
+{
+	if (getpid() == program && max_ptes_none[0])
+		write_max_ptes_none(max_ptes_none);
 }
 
 static void area_init(struct __test_metadata *_metadata, struct area *a)
@@ -217,7 +226,6 @@ static void area_init(struct __test_metadata *_metadata, struct area *a)
 	ASSERT_NE(heap, NULL);
 	memset(heap, 1, 64 << 10);
 	free(heap);
-	keep_khugepaged_off(a);
 	populate_self(a);
 	all_tables();
 	a->base = all_tables();
@@ -228,8 +236,6 @@ static void area_exit(struct area *a)
 {
 	if (a->pagemap > 0)
 		close(a->pagemap);
-	if (a->max_ptes_none[0])
-		write_max_ptes_none(a->max_ptes_none);
 }
 
 static char *table(struct area *a, int nr)

@@ -196,8 +196,12 @@ struct report {
 	long freed;		/* tables, by the whole system; -1 if not known */
 	unsigned long attacks_floor;
 	long freed_floor;
-	char large_was[16];	/* settings that the case has changed */
-	char lru_gen_was[16];
+	char large_was[16];	/* a setting that the case has changed, and others */
+	struct setting {
+		const char *name;
+		char was[16];
+	} settings[16];
+	int nr_settings;
 };
 
 /*
@@ -296,7 +300,7 @@ static unsigned long read_number(const char *name)
 	if (read(fd, buf, sizeof(buf) - 1) < 0)
 		buf[0] = 0;
 	close(fd);
-	return strtoul(buf, NULL, 10);
+	return strtoul(buf, NULL, 0);
 }
 
 /* By zaps and by fault injection; -1 if the kernel does not count them. */
@@ -321,6 +325,25 @@ static int write_word(const char *name, const char *word)
 	if (fd >= 0)
 		close(fd);
 	return ok ? 0 : -1;
+}
+
+/* The end of the case puts it back, see settings_back(). */
+static int change(const char *name, const char *word)
+{
+	struct setting *s = &report->settings[report->nr_settings];
+	int fd = open(name, O_RDONLY | O_CLOEXEC);
+	ssize_t len = fd < 0 ? -1 : read(fd, s->was, sizeof(s->was) - 1);
+
+	if (len <= 0)
+		bad_errno(name);
+	if (fd >= 0)
+		close(fd);
+	if (len <= 0)
+		return -1;
+	s->was[strcspn(s->was, "\n")] = 0;
+	s->name = name;
+	report->nr_settings++;
+	return write_word(name, word);
 }
 
 /* Mappings */
@@ -653,6 +676,8 @@ static int map_late(void)
 {
 	if (table_size() > HUGE_PAGE_MAX)
 		return skip("a huge page has %zu MB", table_size() >> 20);
+	if (prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0) > 0)
+		return skip("huge pages are turned off");
 	if (mmap(vma[0], vma_len, PROT_READ, MAP_SHARED | MAP_FIXED, dev,
 		 TEST_VM_INSERT_OFFSET(victim->kind)) != MAP_FAILED)
 		return 0;
@@ -913,20 +938,22 @@ static int setup_wp_refused(void)
 	if (span > SPAN_MAX)
 		return skip("a huge page has %zu MB, a table of a higher level maps too much",
 			    table_size() >> 20);
+	if (access(FAIL_PAGE_ALLOC, F_OK))
+		return skip("no CONFIG_FAIL_PAGE_ALLOC");
 	uffd = syscall(__NR_userfaultfd, O_CLOEXEC | O_NONBLOCK);
 	if (uffd < 0 || ioctl(uffd, UFFDIO_API, &api))
 		return skip("userfaultfd: %s", strerror(errno));
 	start = mmap(NULL, 2 * span, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
 		     -1, 0);
 	if (start == MAP_FAILED)
-		return bad_errno("mmap of two tables");
+		return skip("no room for two tables: %s", strerror(errno));
 	/* Neighbours would keep the tables. */
 	munmap(start, 2 * span);
 	start = (char *)(((unsigned long)start + table_size() + span) & ~(span - 1));
 	p = start - (np - 1) * psize();
-	return write_word(FAIL_PAGE_ALLOC "/min-order", "0") ||
-	       write_word(FAIL_PAGE_ALLOC "/verbose", "0") ||
-	       write_word(FAIL_PAGE_ALLOC "/ignore-gfp-wait", "N") ? -1 : 0;
+	return change(FAIL_PAGE_ALLOC "/min-order", "0") ||
+	       change(FAIL_PAGE_ALLOC "/verbose", "0") ||
+	       change(FAIL_PAGE_ALLOC "/ignore-gfp-wait", "N") ? -1 : 0;
 }
 
 static int prepare_wp_refused(void)
@@ -1423,21 +1450,26 @@ static unsigned long long root_memcg;
 static int setup_aging(void)
 {
 	char line[64] = "";
-	int fd = open(LRU_GEN_ENABLED, O_RDONLY | O_CLOEXEC);
+	int fd = open("/proc/self/cgroup", O_RDONLY | O_CLOEXEC);
+	bool child = fd >= 0 && read(fd, line, sizeof(line) - 1) > 0 && !strstr(line, ":/\n");
 
-	if (fd < 0)
+	if (fd >= 0)
+		close(fd);
+	/* Each has a list of its own of what to walk. */
+	if (child)
+		return skip("in a child cgroup");
+	if (access(LRU_GEN_ENABLED, F_OK))
 		return skip("no CONFIG_LRU_GEN");
-	if (read(fd, line, sizeof(line) - 1) < 0 ||
-	    sscanf(line, "%15s", report->lru_gen_was) != 1)
-		bad_errno(LRU_GEN_ENABLED);
-	close(fd);
-	if (write_word(LRU_GEN_ENABLED, "7"))
+	if (change(LRU_GEN_ENABLED, "7"))
 		return -1;
+	if (!(read_number(LRU_GEN_ENABLED) & 2))
+		return skip("no accessed bit of the CPU, so nothing walks tables");
 	fd = open(LRU_GEN, O_RDONLY | O_CLOEXEC);
 	if (fd < 0 || read(fd, line, sizeof(line) - 1) < 0 ||
 	    sscanf(line, "memcg %llu", &root_memcg) != 1)
 		bad_errno(LRU_GEN);
-	close(fd);
+	if (fd >= 0)
+		close(fd);
 	return report->outcome == RUNNING ? 0 : -1;
 }
 
@@ -2098,15 +2130,15 @@ static int get_fail_nth(int fd)
  */
 static int take_refs_away(void)
 {
-	return write_word("/sys/kernel/slab/pte_ref/failslab", "1") ||
-	       write_word(FAILSLAB "/cache-filter", "Y") ||
-	       write_word(FAILSLAB "/ignore-gfp-wait", "N") ||
-	       write_word(FAILSLAB "/verbose", "0") ||
-	       write_word(FAILSLAB "/times", MAX_REFUSED) ||
-	       write_word(FAILSLAB "/probability", "100") ||
-	       write_word(FAIL_PTE_TABLE "/times", "0") ||
-	       write_word(FAIL_PTE_TABLE "/task-filter", "Y") ||
-	       write_word(FAIL_PTE_TABLE "/probability", "100") ||
+	return change("/sys/kernel/slab/pte_ref/failslab", "1") ||
+	       change(FAILSLAB "/cache-filter", "Y") ||
+	       change(FAILSLAB "/ignore-gfp-wait", "N") ||
+	       change(FAILSLAB "/verbose", "0") ||
+	       change(FAILSLAB "/times", MAX_REFUSED) ||
+	       change(FAILSLAB "/probability", "100") ||
+	       change(FAIL_PTE_TABLE "/times", "0") ||
+	       change(FAIL_PTE_TABLE "/task-filter", "Y") ||
+	       change(FAIL_PTE_TABLE "/probability", "100") ||
 	       write_word("/proc/self/make-it-fail", "1");
 }
 
@@ -2432,39 +2464,29 @@ static bool watch(pid_t pid)
 	}
 	show_stuck(pid);
 	kill(pid, SIGKILL);
-	for (i = 0; i < 200 && waitpid(pid, &status, WNOHANG) != pid; i++)
+	for (i = 0; i < stuck_ms / 10 && waitpid(pid, &status, WNOHANG) != pid; i++)
 		usleep(10000);
+	stuck = i == stuck_ms / 10;
 	report->outcome = RUNNING;
-	bad("does not end%s", i == 200 ? ", and cannot be killed" : "");
-	return i < 200;
+	bad("does not end%s", stuck ? ", and cannot be killed" : "");
+	return !stuck;
 }
 
 /* However the case ended, nothing of it stays for the next one, or for other programs. */
 static void settings_back(void)
 {
-	static const char * const off[] = {
-		FAIL_PTE_TABLE "/mapped", FAIL_PTE_TABLE "/probability", FAILSLAB "/probability",
-		FAILSLAB "/cache-filter", "/sys/kernel/slab/pte_ref/failslab",
-	};
 	enum outcome outcome = report->outcome;
 	char name[128];
 	int i;
 
-	/* Without -m there is only the first. */
 	report->outcome = FAIL;
-	for (i = 0; nth_mode && i < (no_refs ? ARRAY_SIZE(off) : 1); i++)
-		write_word(off[i], "0");
-	if (no_refs)
-		write_word(FAILSLAB "/ignore-gfp-wait", "Y");
-	if (victim->flags & REFUSED) {
-		write_word(FAIL_PAGE_ALLOC "/ignore-gfp-wait", "Y");
-		write_word(FAIL_PAGE_ALLOC "/min-order", "1");
-	}
+	for (i = report->nr_settings; i-- > 0;)
+		write_word(report->settings[i].name, report->settings[i].was);
+	if (nth_mode)
+		write_word(FAIL_PTE_TABLE "/mapped", "0");
 	large_name(name, sizeof(name), "enabled");
 	if (report->large_was[0])
 		write_word(name, report->large_was);
-	if (report->lru_gen_was[0])
-		write_word(LRU_GEN_ENABLED, report->lru_gen_was);
 	report->outcome = outcome;
 }
 
