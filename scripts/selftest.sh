@@ -56,6 +56,8 @@ verdict()
 		/^1\.\.[0-9]+$/ { plan = substr($0, 4) + 0 }
 		/^(not )?ok / {
 			ran++
+			reason = why
+			why = ""
 			ok = $1 == "ok"
 			name = ok ? $3 : $4
 			skip = /# SKIP/
@@ -70,7 +72,7 @@ verdict()
 			else if (ok && must_fail)
 				print name ": passes without pte_ref"
 			else if (!ok && !must_fail)
-				print name ": failed: " why
+				print name ": failed: " (reason ? reason : "see its output")
 			else if (!ok && !(test in kept))
 				print name ": failed, but not because tables are kept"
 		}
