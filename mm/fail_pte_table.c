@@ -62,11 +62,13 @@ static bool fail_pte_table_locked(struct mm_struct *mm, unsigned long addr)
 	 * the root, as in pte_ref_lock_vma().
 	 */
 	guard(rcu)();
-	for (; addr && addr < end; addr = mas.last + 1) {
+	for (; addr < end; addr = mas.last + 1) {
 		struct vm_area_struct *vma;
 
 		mas_set(&mas, addr);
 		vma = mas_walk(&mas);
+		if (!vma && mas.last == ULONG_MAX)
+			break;
 		if (!vma)
 			continue;
 		if (lockdep_is_held(&mm->mmap_lock) == LOCK_STATE_HELD)
