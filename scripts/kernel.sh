@@ -30,7 +30,6 @@ fragments=()
 v=$(version) || exit 1
 [ ! -f "$top/configs/$v.config" ] || fragments=("$v" "${fragments[@]}")
 [ "$pages" = 4k ] || fragments+=("$arch-$pages")
-fragments+=("${more[@]}")
 if [ "$kernel" = pte_ref ]; then
 	fragments+=(pte_ref)
 fi
@@ -43,6 +42,7 @@ esac
 if [ "$kernel" = pte_ref ] && [ "$debug" != 0 ]; then
 	fragments+=(pte_ref-debug)
 fi
+fragments+=("${more[@]}")
 
 fragments=("${fragments[@]/#/$top/configs/}")
 fragments=("${fragments[@]/%/.config}")
