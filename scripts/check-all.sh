@@ -57,7 +57,7 @@ check_nosplit()
 # Locks that sleep.
 check_rt()
 {
-	other_kernel rt EXPERT=y PREEMPT_RT=y FAIL_PTE_TABLE=n
+	other_kernel rt EXPERT=y PREEMPT_RT=y FAIL_PTE_TABLE=n NUMA_BALANCING=n
 	"$top/scripts/kunit-qemu.sh"
 	"$top/scripts/selftest.sh" pte_ref
 	TIME=$time "$top/scripts/race.sh"

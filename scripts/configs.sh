@@ -34,6 +34,6 @@ done <<-END
 	32bit_programs IA32_EMULATION=y X86_X32_ABI=y
 	xen XEN=y XEN_PV=y
 	devices MEMORY_HOTPLUG=y MEMORY_HOTREMOVE=y ZONE_DEVICE=y DEVICE_PRIVATE=y
-	tracking MEM_SOFT_DIRTY=y MEMORY_FAILURE=y UPROBES=y NUMA_BALANCING=y
+	tracking CHECKPOINT_RESTORE=y MEM_SOFT_DIRTY=y X86_MCE=y MEMORY_FAILURE=y UPROBES=y PROFILING=y NUMA_BALANCING=y
 END
 [ $failed -eq 0 ] || die "$failed configurations do not compile, or not without warnings"
