@@ -1,10 +1,11 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # Installs the Debian packages that the other scripts use, for this machine or ARCH=; with
-# the word deb also those that only make deb and make check-deb need.
+# the word deb also those that only make deb and make check-deb need, with mm those of
+# scripts/mm-tests.sh.
 set -euo pipefail
 options='ARCH'
-words='[deb]'
+words='[deb|mm]'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
@@ -27,12 +28,13 @@ aarch64*) packages+=(gcc-aarch64-linux-gnu libc6-dev-arm64-cross mmdebstrap qemu
 	qemu-system-arm) ;;
 x86_64*) packages+=(gcc-x86-64-linux-gnu libc6-dev-amd64-cross mmdebstrap qemu-system-x86) ;;
 esac
-if [ "${1:-}" = deb ]; then
-	# to build packages, and a root to install them in
-	packages+=(debhelper dpkg-dev e2fsprogs libdw-dev mmdebstrap openssl pahole)
-elif [ $# -gt 0 ]; then
-	die "$1: must be deb"
-fi
+case ${1:-} in
+'') ;;
+# To build packages, and a root to install them in.
+deb) packages+=(debhelper dpkg-dev e2fsprogs libdw-dev mmdebstrap openssl pahole) ;;
+mm) packages+=(liburing-dev) ;;
+*) die "$1: must be deb or mm" ;;
+esac
 
 missing()
 {

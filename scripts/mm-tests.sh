@@ -1,0 +1,107 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# Runs Linux's own tests of mm on stock and on pte_ref, both with the debug options: those
+# of tools/testing/selftests/mm as its run_vmtests.sh does, hmm-tests, and at boot its KUnit
+# suites and debug_vm_pgtable. Compares them test by test and says which passes on stock
+# and does not on pte_ref. Arguments choose categories of run_vmtests.sh, or hmm. What
+# needs modules does not run: vmalloc, page_frag. TIME: seconds that a category may take.
+set -euo pipefail
+options='TIME'
+words='[CATEGORY]...'
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+dir=$build/mm-tests
+src=$dir/src
+tests=$dir/bin
+time=$(patience "${TIME:-1200}")
+[ $# -gt 0 ] || set -- mmap gup_test userfaultfd compaction mlock mremap hugevm madv_guard \
+	madv_populate memfd_secret process_mrelease ksm ksm_numa pkey soft_dirty pagemap pfnmap \
+	process_madv cow thp hugetlb migration mkdirty mdwe vma_merge rmap memory-failure hmm
+
+[ -f "$build/src/stock.stamp" ] || die "no source: run make source"
+need make gcc
+lock mm-tests
+"$top/scripts/packages.sh" mm
+
+# The same programs for both, of stock. make writes beside the source: it is a copy, by links.
+step mm-tests "build the tests"
+rm -rf "$dir"
+mkdir -p "$src" "$tests" "$build/log"
+cp -al "$build/src/stock"/{Kbuild,Makefile,arch,include,lib,mm,scripts,tools} "$src/"
+{
+	kmake -C "$src" O="$dir/headers" headers
+	kmake -C "$src/tools/testing/selftests/mm" OUTPUT="$tests" \
+		KHDR_INCLUDES="-isystem $dir/headers/usr/include" -j"$(nproc)"
+} </dev/null >"$build/log/mm-tests.build.log" 2>&1 ||
+	die "the tests do not compile, see $build/log/mm-tests.build.log"
+cp "$src"/tools/testing/selftests/mm/*.sh "$tests/"
+step_done
+
+# In the guest each category has its time, and its lines begin with its name.
+guest="cp -r '$tests' /tmp/mm; cd /tmp/mm; mkdir -p /tmp/swap.d
+for c in $*; do
+	case \$c in
+	hmm) set -- ./hmm-tests ;;
+	*) set -- bash ./run_vmtests.sh -t \$c ;;
+	esac
+	timeout -k 5 $time \"\$@\" </dev/null 2>&1 | sed \"s/^/\$c: /\"
+	echo \"\$c: end \${PIPESTATUS[0]}\"
+done"
+
+# run KERNEL
+run()
+{
+	local out=$build/kernel-$1-wide
+	KERNEL=$1 DEBUG=1 OUT=$out FRAGMENTS=wide "$top/scripts/kernel.sh"
+	step mm-tests "$1"
+	# The output of a guest that died is worth comparing too.
+	KERNEL=$1 IMAGE=$out/arch/$srcarch/boot/$kimage NAME=mm-tests-$1 MEM=4G \
+		TIMEOUT=$((time * $#)) APPEND='numa=fake=2 kunit.enable=1 kunit.autorun=1' \
+		RUN=$guest run_guest "$build/log/mm-tests-$1.log" "$top/scripts/boot.sh" >/dev/null ||
+		log "$1: the guest ended early, see $build/log/console-mm-tests-$1.log"
+	step_done
+}
+
+# results KERNEL: "RESULT<tab>TEST", of TAP in the output and of KTAP in the console. What
+# a program says of its parts is "CATEGORY: PROGRAM: PART"; a name that comes again has a
+# number.
+results()
+{
+	{
+		tr -d '\r' <"$build/log/console-mm-tests-$1.log" |
+			sed -nE 's/^(\[[^]]*\])? *((not )?ok [0-9]+ .*)/kunit: \2/p'
+		cat "$build/log/mm-tests-$1.log"
+	} | awk '
+		{ part = / # (not )?ok [0-9]/; category = $1; sub(/^[^ ]+ (# )?/, "") }
+		/^running / { program = " " substr($0, 9) ":"; next }
+		!/^(not )?ok [0-9]+ / { next }
+		{
+			result = /^not/ ? "fail" : /# SKIP/ ? "skip" : "ok"
+			sub(/^(not )?ok [0-9]+ (- )?/, "")
+			sub(/ *# (SKIP|exit|Timeout).*/, "")
+			name = category (part ? program : "") " " $0
+			n = ++seen[name]
+			print result "\t" name (n > 1 ? " (" n ")" : "")
+		}'
+}
+
+# worse: the tests that pass on stock, with what they do on pte_ref.
+worse()
+{
+	awk -F'\t' 'NR == FNR { got[$2] = $1; next }
+		$1 == "ok" && got[$2] != "ok" { print (got[$2] ? got[$2] : "missing") "\t" $2 }' \
+		"$dir/pte_ref" "$dir/stock"
+}
+
+for kernel in stock pte_ref; do
+	run "$kernel" "$@"
+	results "$kernel" >"$dir/$kernel"
+	echo "$kernel: $(cut -f 1 "$dir/$kernel" | sort | uniq -c | xargs)"
+done
+found=$(worse)
+"$top/scripts/check-log.sh" "$build/log/console-mm-tests-pte_ref.log" || true
+[ -z "$found" ] || {
+	echo "$found"
+	die "$(wc -l <<<"$found") tests pass on stock and not on pte_ref"
+}
