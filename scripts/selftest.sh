@@ -19,7 +19,7 @@ version=$(version) || exit 1
 skipped=" data.no_growth data.passing_zero "
 # What the machine of a guest has or not; MTE=1 says that it has tags for memory.
 case $arch in
-x86_64) lacks=" data.cont_hugetlb reclaim.high_address " ;;
+x86_64) lacks=" data.cont_hugetlb data.cont_hugetlb_moved reclaim.high_address " ;;
 arm64) lacks=" data.mte " ;;
 esac
 [ -z "${MTE:-}" ] || lacks=

@@ -51,6 +51,8 @@
 /* How long threads and processes disturb each other. */
 #define STRESS_MS	1500
 #define STRESS_WORKERS	4
+/* Each costs a page of memory until the next boot. */
+#define HUGETLB_MOVES	8
 #define STACK_SIZE	(256 << 10)
 
 struct area {
@@ -2043,29 +2045,112 @@ static void beside_hugetlb(struct __test_metadata *_metadata, struct area *a, ch
 	stop_workers(_metadata, w, 2, &stop);
 }
 
+/*
+ * Maps two huge pages of hugetlb behind half a table of ordinary memory, with
+ * @pool more of them to be had than there are.
+ */
+static char *map_beside_hugetlb(struct __test_metadata *_metadata, struct area *a,
+				size_t size, const char *file, long pool)
+{
+	char *p = map_anon(table(a, 0), a->table_size), *huge;
+
+	ASSERT_NE(p, MAP_FAILED);
+	write_num(file, pool);
+	huge = map_hugetlb(p + a->table_size / 2, 2 * size, size);
+	EXPECT_EQ(huge, p + a->table_size / 2);
+	return huge == p + a->table_size / 2 ? p : NULL;
+}
+
+/* With the last VMA its table goes. */
+static void unmap_hugetlb(struct __test_metadata *_metadata, struct area *a,
+			  const char *file, long nr)
+{
+	long had = tables(a);
+
+	munmap(table(a, 0), a->table_size);
+	write_num(file, nr);
+	ASSERT_LT(tables(a), had);
+}
+
 TEST_F(data, cont_hugetlb)
 {
 	struct area *a = &self->a;
-	char *p = map_anon(table(a, 0), a->table_size);
-	char file[128], *huge;
+	char file[128], *p;
 	size_t size = cont_hugetlb_size(a, file, sizeof(file));
-	long nr, had;
+	long nr;
 
 	if (!size)
 		SKIP(return, "no huge page of hugetlb is smaller than a PTE table");
-	ASSERT_NE(p, MAP_FAILED);
 	/* A private mapping of a child has its own. */
 	nr = strtol(slurp(file), NULL, 10);
-	write_num(file, nr + 8);
-	huge = map_hugetlb(p + a->table_size / 2, 2 * size, size);
-	EXPECT_EQ(huge, p + a->table_size / 2);
-	if (huge == p + a->table_size / 2)
+	p = map_beside_hugetlb(_metadata, a, size, file, nr + 8);
+	if (p)
 		beside_hugetlb(_metadata, a, p, size);
-	had = tables(a);
-	munmap(p, a->table_size);
-	write_num(file, nr);
-	/* With the last VMA its table goes. */
-	ASSERT_LT(tables(a), had);
+	unmap_hugetlb(_metadata, a, file, nr);
+}
+
+/*
+ * Moves a huge page of hugetlb by soft offline; what it was loses a base page.
+ * Somebody else may have it for a moment.
+ */
+static bool move_hugetlb(struct area *a, char *huge)
+{
+	unsigned long pfn = pagemap_get_pfn(a->pagemap, huge);
+
+	for (int i = 0; i < 100; i++, usleep(10000)) {
+		if (!madvise(huge, psize(), MADV_SOFT_OFFLINE))
+			return pagemap_get_pfn(a->pagemap, huge) != pfn;
+		if (errno != EBUSY)
+			break;
+	}
+	return false;
+}
+
+/*
+ * While hugetlb's entries are replaced by those of a migration, and these by new
+ * ones, other memory of the table is filled and emptied.  @p as above.
+ */
+static void beside_moving_hugetlb(struct __test_metadata *_metadata, struct area *a, char *p,
+				  size_t size)
+{
+	char *huge = p + a->table_size / 2;
+	struct worker w[2];
+	bool stop = false;
+	int moved = 0;
+
+	for (int i = 0; i < 2; i++)
+		worker_init(&w[i], a, i, 2, p, PER_TABLE / 2, &stop);
+	start_workers(_metadata, w, 2);
+	for (int i = 1; i <= HUGETLB_MOVES; i++) {
+		fill_hugetlb(huge, 2 * size, i);
+		moved += move_hugetlb(a, huge + i % 2 * size);
+		EXPECT_EQ(bad_hugetlb(huge, 2 * size, i), 0);
+	}
+	stop_workers(_metadata, w, 2, &stop);
+	ASSERT_EQ(moved, HUGETLB_MOVES);
+	/* They keep the table, where they are now. */
+	ASSERT_EQ(zap_pages(a, p, a->table_size / 2), 0);
+	usleep(50000);
+	ASSERT_EQ(tables(a), 1);
+	ASSERT_EQ(bad_hugetlb(huge, 2 * size, HUGETLB_MOVES), 0);
+}
+
+TEST_F(data, cont_hugetlb_moved)
+{
+	struct area *a = &self->a;
+	char file[128], *p;
+	size_t size = cont_hugetlb_size(a, file, sizeof(file));
+	long nr;
+
+	if (!size)
+		SKIP(return, "no huge page of hugetlb is smaller than a PTE table");
+	if (access("/proc/sys/vm/enable_soft_offline", R_OK))
+		SKIP(return, "no CONFIG_MEMORY_FAILURE");
+	nr = strtol(slurp(file), NULL, 10);
+	p = map_beside_hugetlb(_metadata, a, size, file, nr + 4 + HUGETLB_MOVES);
+	if (p)
+		beside_moving_hugetlb(_metadata, a, p, size);
+	unmap_hugetlb(_metadata, a, file, nr);
 }
 
 /* Threads fault and zap in the same tables. */
