@@ -16,12 +16,12 @@ KERNEL ?= pte_ref
 override RUN := $(value RUN)
 override APPEND := $(value APPEND)
 export BUILD ARCH PAGES CPU KERNEL DEBUG LINUX VERSION RUN TIMEOUT RWDIR TREE MEM CPUS APPEND QEMU_OPTS
-export ACCEL CONFIG JOBS SCALE VIRTME TIME GROUP QUICK BUDGET
+export ACCEL ATTACK CONFIG JOBS SCALE VIRTME TIME GROUP QUICK BUDGET
 
 S := scripts
 
 .PHONY: help packages source kernel boot demo test test-arm64 tree refresh port series series-build
-.PHONY: lint check-all check-off deb check-deb bench race race-bad race-fixes mutants model pte_waste clean
+.PHONY: lint check-all check-off deb check-deb bench harm mm-tests race race-bad race-fixes mutants model pte_waste clean
 
 help:		## this list
 	@awk -F':.*## ' '/^[a-z0-9_-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -99,6 +99,14 @@ race-bad: source	## a kernel without the fixes of the callers must fail the case
 
 race-fixes: source	## the same with nothing but the part *fixes*: TIME=seconds WITHOUT=1
 	@$(S)/race-fixes.sh
+
+harm: source	## what one process can do to another by its tables, stock beside pte_ref: ATTACK=
+	@$(MAKE) kernel KERNEL=stock DEBUG=
+	@$(MAKE) kernel KERNEL=pte_ref DEBUG=
+	@$(S)/harm.sh
+
+mm-tests: source	## Linux's own tests of mm on stock and on pte_ref, compared
+	@$(S)/mm-tests.sh
 
 model:		## check the model of the counting, model/pte_ref.pml, and its broken variants
 	@$(S)/model.sh

@@ -5,7 +5,7 @@
 # choose; -h says which there are.
 set -euo pipefail
 options='TIME'
-words='[production|nosplit|rt|kasan|kcsan|configs|fixes|mutants|lint|arm64|cloud|series]...'
+words='[production|nosplit|rt|kasan|kcsan|configs|fixes|mutants|lint|arm64|cloud|series|mm|harm]...'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
@@ -81,12 +81,21 @@ check_kcsan()
 	TIME=$time "$top/scripts/race.sh"
 }
 
+# Others are not harmed more than by processes that spin.
+check_harm()
+{
+	KERNEL=stock DEBUG=0 "$top/scripts/kernel.sh"
+	KERNEL=pte_ref DEBUG=0 "$top/scripts/kernel.sh"
+	"$top/scripts/harm.sh"
+}
+
 check_configs()	{ "$top/scripts/configs.sh"; }
 check_fixes()	{ TIME=$time "$top/scripts/race-fixes.sh"; }
 check_mutants()	{ "$top/scripts/mutants.sh"; }
 check_lint()	{ "$top/scripts/lint.sh"; }
 check_arm64()	{ "$top/scripts/test-arm64.sh"; }
 check_cloud()	{ "$top/scripts/check-cloud.sh"; }
+check_mm()	{ "$top/scripts/mm-tests.sh"; }
 check_series()	{ "$top/scripts/series-build.sh"; }
 
 if [ "${1:-}" = one ]; then
@@ -108,7 +117,7 @@ row()
 
 mkdir -p "$build/log"
 [ -f "$build/src/stock.stamp" ] || die "no source: run make source"
-[ $# -gt 0 ] || set -- production nosplit rt kasan kcsan configs fixes mutants lint arm64 cloud series
+[ $# -gt 0 ] || set -- production nosplit rt kasan kcsan configs fixes mutants lint arm64 cloud series mm harm
 for name; do
 	declare -F "check_$name" >/dev/null || die "no check is called $name, see scripts/check-all.sh -h"
 done

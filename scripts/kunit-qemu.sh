@@ -4,7 +4,7 @@
 # what kunit.py makes of the console; its exit status. No test may be skipped there:
 # what UML lacks is to be had.
 set -euo pipefail
-options='ARCH CPU PAGES TIMEOUT'
+options='APPEND ARCH CPU PAGES TIMEOUT'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
@@ -13,7 +13,7 @@ console=$build/log/console-kunit$flavour.log
 
 step kunit "KUnit on $arch, pages of $pages"
 KERNEL=pte_ref DEBUG=1 NAME=kunit TIMEOUT="${TIMEOUT:-$(patience 300)}" RUN=true CPUS=2 \
-	APPEND="kunit.enable=1 kunit.autorun=1" "$top/scripts/boot.sh"
+	APPEND="${APPEND:-} kunit.enable=1 kunit.autorun=1 kunit.filter_glob=p*_ref*" "$top/scripts/boot.sh"
 step_done
 PYTHONDONTWRITEBYTECODE=1 python3 "$src/tools/testing/kunit/kunit.py" parse "$console"
 for suite in pte_ref_{count,holders,reclaim,deferred,percpu,model,arch} percpu_ref; do

@@ -9,7 +9,10 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 /* What one PTE table maps. */
 static inline size_t table_size(void)
@@ -23,6 +26,51 @@ static inline long now_ms(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &ts);
 	return ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+}
+
+static inline long now_us(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * 1000000 + ts.tv_nsec / 1000;
+}
+
+/* A file as a string, until the next call.  Not by stdio, which allocates. */
+static inline char *slurp(const char *name)
+{
+	static char buf[256 << 10];
+	size_t len = 0;
+	ssize_t ret;
+	int fd;
+
+	fd = open(name, O_RDONLY);
+	if (fd < 0)
+		return NULL;
+	do {
+		ret = read(fd, buf + len, sizeof(buf) - 1 - len);
+		if (ret > 0)
+			len += ret;
+	} while (ret > 0);
+	close(fd);
+	buf[len] = 0;
+	return buf;
+}
+
+/* The number that follows a word at the start of a line, or -1. */
+static inline long read_number(const char *name, const char *word)
+{
+	char *line = slurp(name);
+	size_t len = strlen(word);
+
+	while (line) {
+		if (!strncmp(line, word, len) && strchr(": \t", line[len]))
+			return strtol(line + len + 1, NULL, 10);
+		line = strchr(line, '\n');
+		if (line)
+			line++;
+	}
+	return -1;
 }
 
 /* The calling thread stays on a CPU. */
