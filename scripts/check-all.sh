@@ -21,6 +21,8 @@ other_kernel()
 	shift
 	export KERNEL=pte_ref DEBUG=${DEBUG:-1} APPEND='numa=fake=2'
 	OUT=$out FRAGMENTS=wide EXTRA_CONFIG="$*" "$top/scripts/kernel.sh"
+	TIMEOUT=$(patience 1500)
+	export TIMEOUT
 	export IMAGE=$out/arch/$srcarch/boot/$kimage
 }
 
