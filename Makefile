@@ -43,7 +43,7 @@ kernel: source	## build a kernel: KERNEL=pte_ref|stock DEBUG=1|kasan
 boot: kernel	## boot it, for a shell or RUN='command': KERNEL= TIMEOUT=seconds RWDIR=dir
 	@$(S)/boot.sh
 
-deb:		## installable package of the kernel: CONFIG=lean|cloud|debian|/boot/config-...
+deb:		## installable package of the kernel: CONFIG=lean|cloud|debian|/boot/config-... ARCH=
 	@$(S)/deb.sh
 
 demo:		## stock beside pte_ref: tables that real programs keep; SCALE=full for 50 GiB

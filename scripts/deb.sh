@@ -18,22 +18,23 @@ pte_ref) suffix=pteref ;;
 stock) suffix=stock ;;
 *) die "KERNEL=$KERNEL: must be pte_ref or stock" ;;
 esac
-[ "${ARCH:-x86_64}" = x86_64 ] || die "ARCH=$ARCH: only x86_64 is supported"
+[ "$pages" = 4k ] || die "PAGES=$pages: only 4k is supported"
+symbol=CONFIG_${arch^^}
 name=$config
 case $config in
-lean) FRAGMENTS=deb ;;
-cloud) kind=cloud-amd64 ;;
-debian) kind=amd64 ;;
+lean) FRAGMENTS="deb deb-$arch" ;;
+cloud) kind=cloud-$debarch ;;
+debian) kind=$debarch ;;
 */*)
 	config=$(realpath -m "$config")
 	[ -f "$config" ] || die "CONFIG=$config: there is no such file"
-	grep -q '^CONFIG_X86_64=y' "$config" || die "CONFIG=$config is no configuration of Linux for x86_64"
+	grep -q "^$symbol=y" "$config" || die "CONFIG=$config is no configuration of Linux for $arch"
 	name=${config##*/}
 	BASE=$config
 	;;
 *) die "CONFIG=$config: must be lean, cloud, debian, or the path of a configuration" ;;
 esac
-name=$name$([ $suffix = pteref ] || echo "-$suffix")
+name=$name$([ $suffix = pteref ] || echo "-$suffix")$flavour
 dir=$build/deb/$name
 export OUT=$dir/deb-$name EXTRA_CONFIG="LOCALVERSION=\"-$suffix\""
 
@@ -66,7 +67,7 @@ estimate()
 	local objects some took idle bytes minutes mib
 	mapfile -t objects < <(left)
 	mapfile -t some < <(printf '%s\n' "${objects[@]}" |
-		grep -vE '^(certs|scripts|tools|usr)/|^arch/x86/(boot|realmode|purgatory|tools)/|vdso|libstub' |
+		grep -vE '^(certs|scripts|tools|usr)/|^arch/[^/]*/(boot|realmode|purgatory|tools)/|/pi/|nvhe|vdso|libstub' |
 		awk '{ o[NR] = $0 } END { for (i = 0; NR >= 100 && i < 100; i++) print o[int(i * NR / 100) + 1] }')
 	if [ ${#some[@]} -eq 0 ]; then
 		log "[deb] $name: ${#objects[@]} objects to compile"
@@ -91,7 +92,12 @@ mkdir -p "$dir"
 kernel prepare
 estimate
 touch "$dir/began"
-export KDEB_PKGVERSION KDEB_CHANGELOG_DIST=unstable DEB_BUILD_PROFILES=pkg.linux-upstream.nokerneldbg
+# For another architecture without headers: they come with programs that run there.
+if [ -n "$cross" ]; then
+	export DPKG_FLAGS=-d
+	noheaders=' pkg.linux-upstream.nokernelheaders'
+fi
+export KDEB_PKGVERSION KDEB_CHANGELOG_DIST=unstable DEB_BUILD_PROFILES="pkg.linux-upstream.nokerneldbg${noheaders:-}"
 KDEB_PKGVERSION=$(sed 's/.* //' "$build/src/stock.stamp")-1
 kernel bindeb-pkg
 # Of an older version; and the C library's headers, which Debian's own packages need as

@@ -5,8 +5,9 @@
 # prints the path of the file. Of several packages, the first that Debian has. Nothing
 # of the system's apt set-up is touched. Files are kept in the user's cache: Debian is
 # asked once a day whether there is a newer one, and what is there serves if Debian
-# cannot be reached. HINT ends the line that says why it failed.
+# cannot be reached. FOREIGN: of that architecture of Debian. HINT ends the line that says why it failed.
 set -euo pipefail
+options='FOREIGN'
 words='HINT PACKAGE...'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -14,7 +15,7 @@ words='HINT PACKAGE...'
 hint=$1
 shift
 wanted=("$@")
-dl=$cache/dl
+dl=$cache/dl${FOREIGN:+-$FOREIGN}
 d=$dl/apt
 out=$build/log/debian-get.log
 
@@ -55,6 +56,7 @@ opt=(-o "Dir::Etc::SourceList=$d/etc/sources.list" -o Dir::Etc::SourceParts=/dev
 	-o Dir::Etc::Preferences=/dev/null -o Dir::Etc::PreferencesParts=/dev/null
 	-o "Dir::State::Lists=$d/lists" -o "Dir::Cache=$d/cache"
 	-o Acquire::Retries=3 -o APT::Sandbox::User=root)
+[ -z "${FOREIGN:-}" ] || opt+=(-o "APT::Architecture=$FOREIGN" -o "APT::Architectures=$FOREIGN")
 
 asked=
 if [ -z "$(lists -mmin -1440)" ]; then

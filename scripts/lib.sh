@@ -218,16 +218,16 @@ edited()
 
 # The architecture of kernels and guests, and its page size, which may name the size of
 # the address space as well: what Linux calls that architecture and its image, and what
-# Debian calls its tools. They are made for another machine than this one if "cross" is
+# Debian calls it, and its tools. They are made for another machine than this one if "cross" is
 # set. "flavour" is in the names of what is not this machine's own with 4K pages.
 arch=${ARCH:-$(uname -m)}
 arch=${arch/aarch64/arm64}
 pages=${PAGES:-4k}
 # shellcheck disable=SC2034	# read by the scripts that source this file
 case $arch-$pages in
-x86_64-4k) srcarch=x86 kimage=bzImage gnuarch=x86_64 ;;
+x86_64-4k) srcarch=x86 kimage=bzImage gnuarch=x86_64 debarch=amd64 ;;
 x86_64-*) die "PAGES=$pages: x86_64 has 4k only" ;;
-arm64-4k | arm64-16k | arm64-64k | arm64-64k-va42) srcarch=arm64 kimage=Image gnuarch=aarch64 ;;
+arm64-4k | arm64-16k | arm64-64k | arm64-64k-va42) srcarch=arm64 kimage=Image gnuarch=aarch64 debarch=arm64 ;;
 arm64-*) die "PAGES=$pages: must be 4k, 16k, 64k or 64k-va42" ;;
 *) die "ARCH=$arch: must be x86_64 or arm64" ;;
 esac

@@ -573,10 +573,10 @@ check_deb_arguments()
 	says "CONFIG=server: must be lean, cloud, debian, or the path of a configuration" \
 		"${deb[@]}" --config server
 	says "CONFIG=/boot/config-none: there is no such file" "${deb[@]}" --config /boot/config-none
-	echo 'CONFIG_ARM64=y' >"$tmp/arm64"
-	says "is no configuration of Linux for x86_64" "${deb[@]}" --config "$tmp/arm64"
+	echo 'CONFIG_RISCV=y' >"$tmp/riscv"
+	says "is no configuration of Linux for $arch" "${deb[@]}" --config "$tmp/riscv"
 	says "KERNEL=other: must be pte_ref or stock" "${deb[@]}" --kernel other
-	says "ARCH=arm64: only x86_64 is supported" "${deb[@]}" --arch arm64
+	says "ARCH=riscv: must be x86_64 or arm64" "${deb[@]}" --arch riscv
 	[ ! -e "$tmp/build/src" ] || fail "a source was fetched"
 	mkdir -p "$tmp/build/src"
 	echo "small 9.9.1" >"$tmp/build/src/stock.stamp"
