@@ -16,12 +16,12 @@ KERNEL ?= pte_ref
 override RUN := $(value RUN)
 override APPEND := $(value APPEND)
 export BUILD ARCH PAGES CPU KERNEL DEBUG LINUX VERSION RUN TIMEOUT RWDIR TREE MEM CPUS APPEND QEMU_OPTS
-export ACCEL ATTACK CONFIG JOBS SCALE VIRTME TIME GROUP QUICK BUDGET
+export ACCEL ATTACK CONFIG JOBS SCALE VIRTME TIME GROUP QUICK BUDGET SEED STRESS STRESS_TIME
 
 S := scripts
 
 .PHONY: help packages source kernel boot demo test test-arm64 tree refresh port series series-build
-.PHONY: lint check-all check-off deb check-deb bench harm mm-tests race race-bad race-fixes mutants model pte_waste clean
+.PHONY: lint check-all check-off deb check-deb bench harm load mm-tests race race-bad race-fixes mutants model pte_waste clean
 
 help:		## this list
 	@awk -F':.*## ' '/^[a-z0-9_-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -104,6 +104,9 @@ harm: source	## what one process can do to another by its tables, stock beside p
 	@$(MAKE) kernel KERNEL=stock DEBUG=
 	@$(MAKE) kernel KERNEL=pte_ref DEBUG=
 	@$(S)/harm.sh
+
+load: source	## all that writes entries, on the same tables, then stress-ng: TIME=seconds SEED= KERNEL=
+	@$(S)/load.sh
 
 mm-tests: source	## Linux's own tests of mm on stock and on pte_ref, compared
 	@$(S)/mm-tests.sh

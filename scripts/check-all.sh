@@ -5,7 +5,7 @@
 # choose; -h says which there are.
 set -euo pipefail
 options='TIME'
-words='[production|nosplit|rt|kasan|kcsan|configs|fixes|mutants|lint|arm64|cloud|series|mm|harm]...'
+words='[production|nosplit|rt|kasan|kcsan|configs|fixes|mutants|lint|arm64|cloud|series|mm|harm|load]...'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
@@ -63,6 +63,7 @@ check_rt()
 	"$top/scripts/kunit-qemu.sh"
 	"$top/scripts/selftest.sh" pte_ref
 	TIME=$time "$top/scripts/race.sh"
+	"$top/scripts/load.sh"
 }
 
 check_kasan()
@@ -73,6 +74,7 @@ check_kasan()
 	"$top/scripts/selftest.sh" pte_ref
 	TIME='' "$top/scripts/race.sh"
 	TIME=$time "$top/scripts/race.sh"
+	"$top/scripts/load.sh"
 	leaks
 }
 
@@ -81,6 +83,7 @@ check_kcsan()
 	other_kernel kcsan KCSAN=y
 	"$top/scripts/kunit-qemu.sh"
 	TIME=$time "$top/scripts/race.sh"
+	"$top/scripts/load.sh"
 }
 
 # Others are not harmed more than by processes that spin.
@@ -97,6 +100,7 @@ check_mutants()	{ "$top/scripts/mutants.sh"; }
 check_lint()	{ "$top/scripts/lint.sh"; }
 check_arm64()	{ "$top/scripts/test-arm64.sh"; }
 check_cloud()	{ "$top/scripts/check-cloud.sh"; }
+check_load()	{ "$top/scripts/load.sh"; }
 check_mm()	{ "$top/scripts/mm-tests.sh"; }
 check_series()	{ "$top/scripts/series-build.sh"; }
 
@@ -119,7 +123,7 @@ row()
 
 mkdir -p "$build/log"
 [ -f "$build/src/stock.stamp" ] || die "no source: run make source"
-[ $# -gt 0 ] || set -- production nosplit rt kasan kcsan configs fixes mutants lint arm64 cloud series mm harm
+[ $# -gt 0 ] || set -- production nosplit rt kasan kcsan configs fixes mutants lint arm64 cloud series mm harm load
 for name; do
 	declare -F "check_$name" >/dev/null || die "no check is called $name, see scripts/check-all.sh -h"
 done

@@ -33,8 +33,9 @@ need losetup mkswap swapon
 lock selftest
 "$top/scripts/selftest-build.sh" pte_ref
 
-# In the guest: swap on a loop device, then the program.
-guest="set -e; truncate -s 64M /tmp/swap; swap=\$(losetup -f --show /tmp/swap)
+# In the guest: swap on a loop device, whose file is not swapped out itself, then the program.
+guest="set -e; mkdir /tmp/noswap; mount -t tmpfs -o noswap swap /tmp/noswap
+	truncate -s 64M /tmp/noswap/swap; swap=\$(losetup -f --show /tmp/noswap/swap)
 	mkswap -q \"\$swap\"; swapon \"\$swap\"; cd /tmp; exec '$prog'"
 
 boot()	# KERNEL

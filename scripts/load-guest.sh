@@ -1,0 +1,60 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# load-guest.sh SECONDS 'STRESSOR...' PROGRAM ARGUMENT...: what scripts/load.sh runs in the
+# guest. Swap on a loop device that goes and comes, KSM and NUMA balancing that do something
+# within seconds, fault injection that frees a table where code maps it; the program; then
+# stress-ng, each stressor for so many seconds.
+set -u
+seconds=$1
+read -ra stressors <<<"$2"
+shift 2
+cd /tmp || exit 1
+
+set_to()	# DIR, then NAME VALUE...
+{
+	local dir=$1
+	shift
+	while [ $# -gt 0 ]; do
+		echo "$2" >"$dir/$1"
+		shift 2
+	done
+}
+
+mountpoint -q /sys/kernel/debug || mount -t debugfs debugfs /sys/kernel/debug
+# Its file must not be swapped out itself, as that of another tmpfs would be.
+mkdir -p noswap && mount -t tmpfs -o noswap swap noswap && truncate -s 256M noswap/swap || exit 1
+swap=$(losetup -f --show noswap/swap) && mkswap -q "$swap" && swapon "$swap" || exit 1
+set_to /sys/kernel/mm/ksm sleep_millisecs 20 pages_to_scan 1000 run 1
+set_to /sys/kernel/debug/sched/numa_balancing scan_delay_ms 100 scan_period_min_ms 50 \
+	scan_period_max_ms 200
+set_to /proc/sys/kernel numa_balancing 1
+
+inject()	# NAME VALUE...
+{
+	[ ! -d /sys/kernel/debug/fail_pte_table ] || set_to /sys/kernel/debug/fail_pte_table "$@"
+}
+
+inject delay-us 20 times -1 probability 5
+while sleep 2; do
+	inject mapped 1
+	swapoff "$swap"
+	swapon "$swap"
+	sleep 1
+	inject mapped 0
+done &
+cycle=$!
+"$@"
+echo "# load: status $?"
+kill $cycle
+wait $cycle 2>/dev/null
+inject probability 0
+grep -q "^$swap " /proc/swaps || swapon "$swap"
+
+# For those that take all that they get.
+ulimit -v 1000000
+[ "$seconds" = 0 ] || for s in "${stressors[@]}"; do
+	stress-ng --quiet --seed 1 --timeout "$seconds" "--$s" 2 --vm-bytes 128M --temp-path /tmp
+	echo "# stress-ng: $s: status $?"
+done
+swapoff "$swap"
+echo "# swapoff: status $?"

@@ -1,0 +1,79 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# Runs pte_ref_load in a guest, which does all that writes page table entries, at once and
+# on the same tables, for TIME seconds (60), with the random numbers of SEED (1); swap is
+# turned off and on meanwhile. Then those stressors of stress-ng that STRESS names, each
+# for STRESS_TIME seconds (4; 0: none). The kernel is the debug kernel with what
+# configs/wide.config adds, or IMAGE.
+set -euo pipefail
+options='APPEND IMAGE KERNEL PROCESSES SEED STRESS STRESS_TIME THREADS TIME'
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+kernel=${KERNEL:-pte_ref}
+time=${TIME:-60}
+seed=${SEED:-1}
+stress_time=${STRESS_TIME:-4}
+# Those of its class vm, and more that change mappings, that work with 2 GiB.
+stress=${STRESS:-bigheap brk fault fork madvise malloc memfd mincore mlock mmap mmapaddr \
+	mmapfixed mmapfork mmaphuge mmapmany mprotect mremap msync munmap pagemove pageswap \
+	remap shm stack stackmmap tmpfs userfaultfd vm vm-addr vm-rw vm-segv vm-splice zero}
+read -rd '' -a stressors <<<"$stress" || true
+args=(-t "$time" -s "$seed" -p "${PROCESSES:-2}" -n "${THREADS:-4}")
+prog=$build/selftest/$arch/pte_ref_load
+output=$build/log/load-$kernel.log
+console=$build/log/console-load-$kernel.log
+
+for number in "$time" "$seed" "$stress_time"; do
+	[[ $number =~ ^[0-9]+$ ]] || die "TIME, SEED and STRESS_TIME must be numbers"
+done
+[ -z "$flavour" ] || die "for x86_64 only"
+need losetup mkswap swapon swapoff
+[ "$stress_time" = 0 ] || need stress-ng
+lock load
+if [ -z "${IMAGE:-}" ]; then
+	out=$build/kernel-$kernel-wide
+	FRAGMENTS=wide DEBUG=1 KERNEL=$kernel OUT=$out "$top/scripts/kernel.sh"
+	export IMAGE=$out/arch/$srcarch/boot/$kimage
+fi
+"$top/scripts/selftest-build.sh" pte_ref_load
+
+# shellcheck disable=SC2317	# called by run_guest
+boot()
+{
+	KERNEL=$kernel NAME=load-$kernel APPEND="numa=fake=2 ${APPEND:-}" \
+		TIMEOUT=$((time + ${#stressors[@]} * stress_time * 2 + $(patience 600))) \
+		RUN="exec '$top/scripts/load-guest.sh' $stress_time '${stressors[*]}' '$prog' ${args[*]}" \
+		"$top/scripts/boot.sh" 2>&1
+}
+
+bad=0
+verdict()	# PART LINES: what is wrong, none if nothing is
+{
+	if [ -z "$2" ]; then
+		echo "$1: passed"
+	else
+		bad=$((bad + 1))
+		log "$2"
+		echo "$1: failed, see $output"
+	fi
+}
+
+# What stock does not count is not asked of it.
+lacks='# SKIP'
+[ "$kernel" = pte_ref ] || lacks='^$'
+step load "$kernel: $time s with seed $seed, then ${#stressors[@]} stressors for $stress_time s each"
+status=0
+run_guest "$output" boot >/dev/null || status=$?
+step_done
+verdict "load, seed $seed" "$(grep -E "^not ok |$lacks|^# seed [0-9]+: " "$output" || true
+	grep -q '^# load: status 0' "$output" || tail -n 3 "$output")"
+verdict "stress-ng, $(grep -c '^# stress-ng: .*: status 0$' "$output" || true) stressors" \
+	"$([ "$stress_time" = 0 ] || for s in "${stressors[@]}"; do
+		grep -q "^# stress-ng: $s: status 0$" "$output" ||
+			grep "^# stress-ng: $s: " "$output" || echo "$s: did not run"
+	done)"
+verdict "swapoff, end of the guest" "$([ $status -eq 0 ] || echo "status $status"
+	grep -q '^# swapoff: status 0' "$output" || echo "swap is left")"
+verdict "console" "$("$top/scripts/check-log.sh" "$console" 2>&1 || true)"
+[ $bad -eq 0 ]
