@@ -5,7 +5,7 @@
 # choose; -h says which there are.
 set -euo pipefail
 options='TIME'
-words='[production|nosplit|rt|kasan|kcsan|configs|fixes|mutants|lint|arm64|cloud|series|mm|harm|load]...'
+words='[production|nosplit|rt|kasan|kcsan|configs|fixes|mutants|lint|arm64|cloud|series|mm|harm|load|faults]...'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
@@ -101,6 +101,7 @@ check_lint()	{ "$top/scripts/lint.sh"; }
 check_arm64()	{ "$top/scripts/test-arm64.sh"; }
 check_cloud()	{ "$top/scripts/check-cloud.sh"; }
 check_load()	{ "$top/scripts/load.sh"; }
+check_faults()	{ "$top/scripts/faults.sh"; }
 check_mm()	{ "$top/scripts/mm-tests.sh"; }
 check_series()	{ "$top/scripts/series-build.sh"; }
 
@@ -123,7 +124,7 @@ row()
 
 mkdir -p "$build/log"
 [ -f "$build/src/stock.stamp" ] || die "no source: run make source"
-[ $# -gt 0 ] || set -- production nosplit rt kasan kcsan configs fixes mutants lint arm64 cloud series mm harm load
+[ $# -gt 0 ] || set -- production nosplit rt kasan kcsan configs fixes mutants lint arm64 cloud series mm harm load faults
 for name; do
 	declare -F "check_$name" >/dev/null || die "no check is called $name, see scripts/check-all.sh -h"
 done
