@@ -73,7 +73,7 @@ struct area {
 
 static long all_tables(void)
 {
-	return read_number("/proc/self/status", "VmPTE") * 1024 / psize();
+	return read_field("/proc/self/status", "VmPTE") * 1024 / psize();
 }
 
 static long tables(struct area *a)
@@ -371,7 +371,7 @@ static int pageout(struct area *a, char *start, size_t len)
 
 static bool swap_is_on(void)
 {
-	return read_number("/proc/meminfo", "SwapFree") > 0;
+	return read_field("/proc/meminfo", "SwapFree") > 0;
 }
 
 static bool thp_is_on(void)
@@ -1313,7 +1313,7 @@ TEST_F(reclaim, percpu)
 	struct area *a = &self->a;
 	size_t len = a->table_size;
 	char *p = map_anon(table(a, 0), len);
-	long switches = read_number("/proc/vmstat", "pte_ref_switch");
+	long switches = read_field("/proc/vmstat", "pte_ref_switch");
 
 	if (a->cpu[0] == a->cpu[1])
 		SKIP(return, "one CPU only");
@@ -1326,7 +1326,7 @@ TEST_F(reclaim, percpu)
 	ASSERT_EQ(zap_pages(a, p, len), 0);
 	expect_freed_soon(_metadata, a, 0);
 	/* There were percpu counters, and a switch that gave them back. */
-	ASSERT_GT(read_number("/proc/vmstat", "pte_ref_switch"), switches);
+	ASSERT_GT(read_field("/proc/vmstat", "pte_ref_switch"), switches);
 }
 
 /* Nobody sees that the count of a table with percpu counters becomes zero. */
@@ -1335,7 +1335,7 @@ TEST_F(reclaim, percpu_madv_free)
 	struct area *a = &self->a;
 	size_t len = a->table_size;
 	char *p = map_anon(table(a, 0), len);
-	long switches = read_number("/proc/vmstat", "pte_ref_switch");
+	long switches = read_field("/proc/vmstat", "pte_ref_switch");
 
 	if (a->cpu[0] == a->cpu[1])
 		SKIP(return, "one CPU only");
@@ -1346,7 +1346,7 @@ TEST_F(reclaim, percpu_madv_free)
 	ASSERT_EQ(madvise(p, len, MADV_FREE), 0);
 	ASSERT_EQ(pageout(a, p, len), 0);
 	expect_freed_soon(_metadata, a, 0);
-	ASSERT_GT(read_number("/proc/vmstat", "pte_ref_switch"), switches);
+	ASSERT_GT(read_field("/proc/vmstat", "pte_ref_switch"), switches);
 }
 
 /* It has percpu counters when it is moved, and is empty when it has a new address. */
@@ -2610,7 +2610,7 @@ TEST_F(data, latency)
 /* Refs in use; -1 if nobody tells. */
 static long count_refs(void)
 {
-	long nr = read_number("/proc/slabinfo", "pte_ref");
+	long nr = read_field("/proc/slabinfo", "pte_ref");
 	char *objects;
 
 	if (nr < 0) {
@@ -2786,7 +2786,7 @@ TEST_F(data, no_growth)
 	for (int i = 0; i <= rounds; i++) {
 		if (i == 1) {
 			refs = count_refs();
-			pages = read_number("/proc/vmstat", "nr_page_table_pages");
+			pages = read_field("/proc/vmstat", "nr_page_table_pages");
 		}
 		for (int j = 0; j < nr; j++)
 			*(p + j * a->table_size + i * a->step) = 1;
@@ -2797,12 +2797,12 @@ TEST_F(data, no_growth)
 	/* They go by RCU; less than a round may be on the way, or be others'. */
 	for (end = now_ms() + SOON_MS; now_ms() < end; usleep(10000))
 		if (count_refs() - refs < nr / 4 &&
-		    read_number("/proc/vmstat", "nr_page_table_pages") - pages < nr / 4)
+		    read_field("/proc/vmstat", "nr_page_table_pages") - pages < nr / 4)
 			break;
 	TH_LOG("%d tables made: %ld refs and %ld tables more than before", rounds * nr,
-	       count_refs() - refs, read_number("/proc/vmstat", "nr_page_table_pages") - pages);
+	       count_refs() - refs, read_field("/proc/vmstat", "nr_page_table_pages") - pages);
 	ASSERT_LT(count_refs() - refs, nr);
-	ASSERT_LT(read_number("/proc/vmstat", "nr_page_table_pages") - pages, nr);
+	ASSERT_LT(read_field("/proc/vmstat", "nr_page_table_pages") - pages, nr);
 }
 
 TEST_HARNESS_MAIN

@@ -58,7 +58,7 @@ static inline char *slurp(const char *name)
 }
 
 /* The number that follows a word at the start of a line, or -1. */
-static inline long read_number(const char *name, const char *word)
+static inline long read_field(const char *name, const char *word)
 {
 	char *line = slurp(name);
 	size_t len = strlen(word);

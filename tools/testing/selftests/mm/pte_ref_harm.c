@@ -362,14 +362,14 @@ static void measure_free(struct figures *f, long patience)
 	for (i = 0; i < TRIALS && !f->kept; i++) {
 		map(1, -1);
 		*at(0) = 1;
-		before = read_number("/proc/self/status", "VmPTE");
+		before = read_field("/proc/self/status", "VmPTE");
 		start = now_us();
 		empty(1);
 		do {
 			usleep(1000);
 			took = now_us() - start;
 			f->kept = took > patience;
-		} while (read_number("/proc/self/status", "VmPTE") >= before && !f->kept);
+		} while (read_field("/proc/self/status", "VmPTE") >= before && !f->kept);
 		f->free_worst = took > f->free_worst ? took : f->free_worst;
 	}
 }
@@ -402,11 +402,11 @@ static void measure_exit(struct figures *f)
 
 static void read_memory(struct memory *m)
 {
-	m->slab = read_number("/proc/meminfo", "Slab");
-	m->tables = read_number("/proc/meminfo", "PageTables");
-	m->percpu = read_number("/proc/meminfo", "Percpu");
-	m->refs = read_number("/proc/slabinfo", "pte_ref");
-	m->notes = read_number("/proc/slabinfo", "pte_ref_notes");
+	m->slab = read_field("/proc/meminfo", "Slab");
+	m->tables = read_field("/proc/meminfo", "PageTables");
+	m->percpu = read_field("/proc/meminfo", "Percpu");
+	m->refs = read_field("/proc/slabinfo", "pte_ref");
+	m->notes = read_field("/proc/slabinfo", "pte_ref_notes");
 }
 
 static void read_more(struct memory *more, const struct memory *start, struct memory *peak)
@@ -455,7 +455,7 @@ static bool run(struct figures *f, struct effect *e, long patience)
 	read_memory(&start);
 	shared->made = 0;
 	shared->ready = 0;
-	e->switches = -read_number("/proc/vmstat", "pte_ref_switch");
+	e->switches = -read_field("/proc/vmstat", "pte_ref_switch");
 	e->us = -now_us();
 	for (i = 0; i < attack->procs; i++) {
 		pids[i] = start_child();
@@ -485,7 +485,7 @@ static bool run(struct figures *f, struct effect *e, long patience)
 	*f = shared->figures;
 	e->us += now_us();
 	e->made = shared->made;
-	e->switches += read_number("/proc/vmstat", "pte_ref_switch");
+	e->switches += read_field("/proc/vmstat", "pte_ref_switch");
 
 	for (i = 0; i < attack->procs; i++) {
 		ok = !waitpid(pids[i], &status, WNOHANG) && ok;

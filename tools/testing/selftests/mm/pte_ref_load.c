@@ -876,7 +876,7 @@ static long most_refs;
 
 static long counter(const char *word)
 {
-	return read_number("/proc/vmstat", word);
+	return read_field("/proc/vmstat", word);
 }
 
 /* Refs in use, without those that each CPU keeps for later; -1 without pte_ref. */
