@@ -39,7 +39,7 @@ cp "$src"/tools/testing/selftests/mm/*.sh "$tests/"
 step_done
 
 # In the guest each category has its time, and its lines begin with its name.
-guest="cp -r '$tests' /tmp/mm; cd /tmp/mm; mkdir -p /tmp/swap.d
+guest="set -e; dir=\$(mktemp -d); cp -r '$tests/.' \$dir; cd \$dir
 for c in $*; do
 	case \$c in
 	hmm) set -- ./hmm-tests ;;
@@ -58,7 +58,7 @@ run()
 	# The output of a guest that died is worth comparing too.
 	KERNEL=$1 IMAGE=$out/arch/$srcarch/boot/$kimage NAME=mm-tests-$1 MEM=4G \
 		TIMEOUT=$((time * $#)) APPEND='numa=fake=2 kunit.enable=1 kunit.autorun=1' \
-		RUN=$guest run_guest "$build/log/mm-tests-$1.log" "$top/scripts/boot.sh" >/dev/null ||
+		RUN=$guest run_guest "$build/log/mm-tests-$1.log" "$top/scripts/boot.sh" >/dev/null 2>&1 ||
 		log "$1: the guest ended early, see $build/log/console-mm-tests-$1.log"
 	step_done
 }
@@ -97,6 +97,10 @@ worse()
 for kernel in stock pte_ref; do
 	run "$kernel" "$@"
 	results "$kernel" >"$dir/$kernel"
+	for category in kunit "$@"; do
+		grep -q "^ok.$category: " "$dir/$kernel" ||
+			die "$kernel: no test of $category passed, see $build/log/mm-tests-$kernel.log"
+	done
 	echo "$kernel: $(cut -f 1 "$dir/$kernel" | sort | uniq -c | xargs)"
 done
 found=$(worse)
