@@ -2355,7 +2355,7 @@ static long measure_deferred(char *page)
 
 static bool turned_off(void)
 {
-	char line[4096] = "";
+	char line[4096] = "", *value;
 	int fd = open("/proc/cmdline", O_RDONLY | O_CLOEXEC);
 
 	if (fd < 0)
@@ -2363,7 +2363,11 @@ static bool turned_off(void)
 	if (read(fd, line, sizeof(line) - 1) < 0)
 		line[0] = 0;
 	close(fd);
-	return strstr(line, "pte_ref=off");
+	value = strstr(line, "pte_ref=");
+	if (!value)
+		return false;
+	value += strlen("pte_ref=");
+	return (*value && strchr("nNfF0", *value)) || !strncasecmp(value, "of", 2);
 }
 
 static void measure_machine(void)
@@ -2392,7 +2396,7 @@ static void measure_machine(void)
 	}
 	/* MADV_DONTNEED of a whole table frees it all the same, and counts nothing. */
 	if (turned_off()) {
-		ksft_print_msg("pte_ref=off: no table is counted\n");
+		ksft_print_msg("pte_ref= turns it off: no table is counted\n");
 		return;
 	}
 	deferred_ms = measure_deferred(page);
@@ -2583,8 +2587,10 @@ static void choose(const char *group, const char *wanted_victim, const char *wan
 	for (v = victims; v < victims + ARRAY_SIZE(victims); v++) {
 		if (!chosen(group, v->group) || !chosen(wanted_victim, v->name))
 			continue;
-		/* Without refs allocations fail all the time. */
-		if (nth_mode && !(no_refs && v->flags & REFUSED))
+		if (nth_mode && no_refs && v->flags & REFUSED)
+			ksft_print_msg("%s.%s is left out: it sets what refuses refs\n", v->group,
+				       v->name);
+		else if (nth_mode)
 			pairs[nr_pairs++] = (struct pair){ v, NULL };
 		for (a = attackers; !nth_mode && a < attackers + ARRAY_SIZE(attackers); a++)
 			if (v->attackers & a->bit && chosen(wanted_attacker, a->name))
