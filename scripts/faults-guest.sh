@@ -5,9 +5,23 @@
 set -euo pipefail
 seconds=$1
 shift
-cd /tmp
+dir=$(mktemp -d)
+cd "$dir"
 mountpoint -q /sys/kernel/debug || mount -t debugfs debugfs /sys/kernel/debug
 times=1000000
+
+# A copy in memory: the file system of the guest's root does not get over a failure.
+cp "$(command -v busybox)" "$(command -v stress-ng)" .
+ldd stress-ng | sed -nE 's,.*(=>|^)[[:space:]]*(/[^ ]*) .*,\2,p' | xargs cp -Lt .
+stress=("$dir/ld-linux-x86-64.so.2" --library-path "$dir" "$dir/stress-ng" --quiet --seed 1
+	--oomable --timeout "$seconds" --vm-bytes 64M --temp-path "$dir")
+
+# marked COMMAND...: allocations of it may fail, and of what it starts.
+marked()
+{
+	echo 1 >/proc/self/make-it-fail
+	exec "$@"
+}
 
 tables()	{ awk '$1 == "nr_page_table_pages" { print $2 }' /proc/vmstat; }
 refs()	# in use, without those that each CPU keeps
@@ -29,20 +43,21 @@ for f in failslab fail_page_alloc; do
 done
 echo 2 >/sys/kernel/debug/failslab/probability
 echo 1 >/sys/kernel/debug/fail_page_alloc/probability
-cd /tmp
+cd "$dir"
 tables=$(tables) refs=$(refs)
 
 # All that they get would be all of the guest's memory.
 ulimit -v 1000000
 for s; do
 	status=0
-	(
-		echo 1 >/proc/self/make-it-fail
-		exec timeout -k 5 $((seconds * 2 + 20)) stress-ng --quiet --seed 1 --oomable \
-			--timeout "$seconds" "--$s" 2 --vm-bytes 64M --temp-path /tmp
-	) >/dev/null 2>&1 || status=$?
+	(marked "${stress[@]}" "--$s" 2) >/dev/null 2>&1 || status=$?
 	echo "$s: status $status"
 done
+failed=0
+for ((i = 0; i < 50 * seconds; i++)); do
+	(marked "$dir/busybox" true) >/dev/null 2>&1 || failed=$((failed + 1))
+done
+echo "exec: $failed of $i refused"
 
 echo 0 >/sys/kernel/debug/failslab/probability
 echo 0 >/sys/kernel/debug/fail_page_alloc/probability

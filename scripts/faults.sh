@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Runs stressors of stress-ng that fork, exec, fault, zap, move and split, with allocations
+# Runs stressors of stress-ng that fork, fault, zap, move and split, and exec, with allocations
 # that fail now and then (failslab, fail_page_alloc; percpu memory is made of both), on
 # stock and on pte_ref, for TIME seconds each (10). Whatever a stressor makes of ENOMEM,
 # the kernel must not complain, and in the end page tables and refs must be gone.
@@ -12,11 +12,11 @@ words='[stock|pte_ref]...'
 . "$(dirname "$0")/lib.sh"
 
 time=${TIME:-10}
-stressors='fork exec fault madvise mremap mmap mmapfork mmapmany munmap bigheap brk mmaphuge shm
+stressors='fork fault madvise mremap mmap mmapfork mmapmany munmap bigheap brk mmaphuge shm
 	vm-segv vm-splice pageswap'
 [[ $time =~ ^[0-9]+$ ]] || die "TIME=$time: must be seconds"
 [ $# -gt 0 ] || set -- stock pte_ref
-need stress-ng
+need busybox stress-ng
 lock faults
 
 boot()	# KERNEL
