@@ -21,7 +21,7 @@ export ACCEL ATTACK CONFIG JOBS SCALE VIRTME TIME GROUP QUICK BUDGET SEED STRESS
 S := scripts
 
 .PHONY: help packages source kernel boot demo test test-arm64 tree refresh port series series-build
-.PHONY: lint check-all check-off deb check-deb bench harm load mm-tests race race-bad race-fixes mutants model pte_waste clean
+.PHONY: lint check-all check-off deb check-deb bench faults harm load mm-tests race race-bad race-fixes mutants model pte_waste clean
 
 help:		## this list
 	@awk -F':.*## ' '/^[a-z0-9_-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -101,11 +101,14 @@ race-fixes: source	## the same with nothing but the part *fixes*: TIME=seconds W
 	@$(S)/race-fixes.sh
 
 harm: source	## what one process can do to another by its tables, stock beside pte_ref: ATTACK=
-	@$(MAKE) kernel KERNEL=stock DEBUG=
-	@$(MAKE) kernel KERNEL=pte_ref DEBUG=
+	@$(MAKE) kernel KERNEL=stock
+	@$(MAKE) kernel KERNEL=pte_ref
 	@$(S)/harm.sh
 
-load: source	## all that writes entries, on the same tables, then stress-ng: TIME=seconds SEED= KERNEL=
+faults: source	## stressors whose allocations fail now and then, on stock and on pte_ref: TIME=seconds
+	@$(S)/faults.sh
+
+load: source	## all that writes entries, on the same tables, then stress-ng; stock fails too, bench/RESULTS.md: TIME= SEED= KERNEL=
 	@$(S)/load.sh
 
 mm-tests: source	## Linux's own tests of mm on stock and on pte_ref, compared

@@ -3,7 +3,7 @@
 # What make test has no time for: other kernels, and checks that build much. A line for
 # each, which replaces its row in bench/CHECKS.md, and the status 1 if one failed. Arguments
 # choose; -h says which there are. Without: all but load, which stock does not pass either,
-# see bench/RESULTS.md.
+# see bench/RESULTS.md. TIME: seconds for each group of callers of race.
 set -euo pipefail
 options='TIME'
 words='[production|nosplit|rt|kasan|kcsan|configs|fixes|mutants|lint|arm64|cloud|series|mm|harm|load|faults]...'
@@ -14,13 +14,14 @@ table=$top/bench/CHECKS.md
 failed=0
 time=${TIME:-1}
 
-# other_kernel NAME SYMBOL=VALUE...: the debug kernel, or what DEBUG says, with these and
+# other_kernel NAME SYMBOL=VALUE...: the debug kernel, or what "debug" says, with these and
 # with what make test leaves out.
+debug=1
 other_kernel()
 {
-	local out=$build/kernel-pte_ref-$1
+	local out=$build/kernel-pte_ref-$1-wide
 	shift
-	export KERNEL=pte_ref DEBUG=${DEBUG:-1} APPEND='numa=fake=2'
+	export KERNEL=pte_ref DEBUG=$debug APPEND='numa=fake=2'
 	OUT=$out FRAGMENTS=wide EXTRA_CONFIG="$*" "$top/scripts/kernel.sh"
 	TIMEOUT=$(patience 1500)
 	export TIMEOUT
@@ -68,7 +69,7 @@ check_rt()
 
 check_kasan()
 {
-	export DEBUG=kasan
+	debug=kasan
 	other_kernel kasan DEBUG_KMEMLEAK=y DEBUG_KMEMLEAK_AUTO_SCAN=n
 	"$top/scripts/kunit-qemu.sh"
 	"$top/scripts/selftest.sh" pte_ref
@@ -89,7 +90,7 @@ check_harm()
 {
 	KERNEL=stock DEBUG=0 "$top/scripts/kernel.sh"
 	KERNEL=pte_ref DEBUG=0 "$top/scripts/kernel.sh"
-	"$top/scripts/harm.sh"
+	DEBUG=0 "$top/scripts/harm.sh"
 }
 
 check_configs()	{ "$top/scripts/configs.sh"; }
@@ -98,9 +99,9 @@ check_mutants()	{ "$top/scripts/mutants.sh"; }
 check_lint()	{ "$top/scripts/lint.sh"; }
 check_arm64()	{ "$top/scripts/test-arm64.sh"; }
 check_cloud()	{ "$top/scripts/check-cloud.sh"; }
-check_load()	{ "$top/scripts/load.sh"; }
-check_faults()	{ "$top/scripts/faults.sh"; }
-check_mm()	{ "$top/scripts/mm-tests.sh"; }
+check_load()	{ TIME='' "$top/scripts/load.sh"; }
+check_faults()	{ TIME='' "$top/scripts/faults.sh"; }
+check_mm()	{ TIME='' "$top/scripts/mm-tests.sh"; }
 check_series()	{ "$top/scripts/series-build.sh"; }
 
 if [ "${1:-}" = one ]; then

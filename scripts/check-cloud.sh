@@ -8,6 +8,7 @@ options='DIRS JOBS'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
+[ "$arch" = x86_64 ] || die "for x86_64 only"
 export OUT=$build/check-cloud KERNEL=pte_ref DEBUG=0 EXTRA_CONFIG BASE
 # Nothing is linked, so debug information would only take time.
 EXTRA_CONFIG='DEBUG_INFO_NONE=y DRM=m DRM_BOCHS=m DRM_SIMPLEDRM=m DRM_VGEM=m DRM_VIRTIO_GPU=m DRM_VMWGFX=m'

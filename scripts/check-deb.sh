@@ -9,6 +9,7 @@ options='ACCEL'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
+[ "$arch" = x86_64 ] || die "for x86_64 only"
 dir=$build/check-deb
 image=$dir/disk.img
 packages=(systemd-sysv udev dbus kmod procps initramfs-tools zstd linux-image-cloud-amd64

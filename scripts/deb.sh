@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Builds an installable package linux-image-RELEASE-pteref in BUILD/deb/CONFIG by the
+# Builds an installable package linux-image-RELEASE-pteref in BUILD/deb/CONFIG (with -arm64
+# and the like for another architecture than this machine's, ARCH) by the
 # kernel's own bindeb-pkg, and says first how long that takes and how much disk. When it
 # is interrupted it goes on where it was. CONFIG is lean (for a virtual machine: ext4 on
 # virtio, systemd), cloud or debian (Debian's own, from linux-config-VERSION), or the path

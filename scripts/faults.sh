@@ -21,16 +21,15 @@ lock faults
 
 boot()	# KERNEL
 {
-	KERNEL=$1 IMAGE=$out/arch/$srcarch/boot/$kimage NAME=faults-$1 \
+	KERNEL=$1 NAME=faults-$1 \
 		TIMEOUT=$(($(wc -w <<<"$stressors") * time * 3 + $(patience 600))) \
-		RUN="exec '$top/scripts/faults-guest.sh' $time $(xargs <<<"$stressors")" \
+		RUN="exec '$top/scripts/faults-guest.sh' $1 $time $(xargs <<<"$stressors")" \
 		"$top/scripts/boot.sh" 2>&1
 }
 
 bad=0
 for kernel; do
-	out=$build/kernel-$kernel-wide
-	FRAGMENTS=wide DEBUG=1 KERNEL=$kernel OUT=$out "$top/scripts/kernel.sh"
+	wide_kernel "$kernel"
 	step faults "$kernel"
 	wrong=$(run_guest "$build/log/faults-$kernel.log" boot "$kernel" >/dev/null ||
 		tail -n 3 "$build/log/faults-$kernel.log"

@@ -259,6 +259,16 @@ kernel_image()
 	echo "$dir/arch/$srcarch/boot/$kimage"
 }
 
+# wide_kernel KERNEL: builds it with the debug options and configs/wide.config, and sets
+# and exports IMAGE. That is for x86_64.
+wide_kernel()
+{
+	local out=$build/kernel-$1-wide
+	[ "$arch$cross" = x86_64 ] || die "for x86_64 only"
+	KERNEL=$1 DEBUG=1 OUT=$out FRAGMENTS=wide "$top/scripts/kernel.sh"
+	export IMAGE=$out/arch/$srcarch/boot/$kimage
+}
+
 # patience SECONDS: prints the same time for this machine as it is now. A limit of time
 # is there to end what hangs, not what is slow: it is meant for a machine that compiles
 # a small program in 0.1 s, and grows with the longest that this took since make test

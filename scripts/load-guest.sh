@@ -35,7 +35,7 @@ inject()	# NAME VALUE...
 }
 
 inject delay-us 20 times -1 probability 5
-while sleep 2; do
+while sleep 2 && [ ! -e stop ]; do
 	inject mapped 1
 	swapoff "$swap"
 	swapon "$swap"
@@ -45,8 +45,8 @@ done &
 cycle=$!
 "$@"
 echo "# load: status $?"
-kill $cycle
-wait $cycle 2>/dev/null
+touch stop
+wait $cycle
 inject probability 0
 grep -q "^$swap " /proc/swaps || swapon "$swap"
 

@@ -27,15 +27,10 @@ console=$build/log/console-load-$kernel.log
 for number in "$time" "$seed" "$stress_time"; do
 	[[ $number =~ ^[0-9]+$ ]] || die "TIME, SEED and STRESS_TIME must be numbers"
 done
-[ -z "$flavour" ] || die "for x86_64 only"
 need losetup mkswap swapon swapoff
 [ "$stress_time" = 0 ] || need stress-ng
 lock load
-if [ -z "${IMAGE:-}" ]; then
-	out=$build/kernel-$kernel-wide
-	FRAGMENTS=wide DEBUG=1 KERNEL=$kernel OUT=$out "$top/scripts/kernel.sh"
-	export IMAGE=$out/arch/$srcarch/boot/$kimage
-fi
+[ -n "${IMAGE:-}" ] || wide_kernel "$kernel"
 "$top/scripts/selftest-build.sh" pte_ref_load
 
 # shellcheck disable=SC2317	# called by run_guest

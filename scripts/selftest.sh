@@ -34,7 +34,7 @@ lock selftest
 "$top/scripts/selftest-build.sh" pte_ref
 
 # In the guest: swap on a loop device, whose file is not swapped out itself, then the program.
-guest="set -e; mkdir /tmp/noswap; mount -t tmpfs -o noswap swap /tmp/noswap
+guest="set -e; mkdir -p /tmp/noswap; mount -t tmpfs -o noswap swap /tmp/noswap
 	truncate -s 64M /tmp/noswap/swap; swap=\$(losetup -f --show /tmp/noswap/swap)
 	mkswap -q \"\$swap\"; swapon \"\$swap\"; cd /tmp; exec '$prog'"
 
