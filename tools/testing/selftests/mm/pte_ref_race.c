@@ -264,29 +264,9 @@ static __printf(2, 3) int say(enum outcome outcome, const char *fmt, ...)
 #define skip(...)	say(SKIP, __VA_ARGS__)	/* the kernel lacks something */
 #define bad_errno(what)	bad("%s: %s", what, strerror(errno))
 
-/* The number that follows a word at the start of a line of /proc/vmstat, or -1. */
 static long read_vmstat(const char *word)
 {
-	static char buf[32 << 10];
-	size_t len = 0, word_len = strlen(word);
-	int fd = open("/proc/vmstat", O_RDONLY);
-	char *line = buf;
-	ssize_t ret;
-
-	if (fd < 0)
-		return -1;
-	while ((ret = read(fd, buf + len, sizeof(buf) - 1 - len)) > 0)
-		len += ret;
-	close(fd);
-	buf[len] = 0;
-	while (line) {
-		if (!strncmp(line, word, word_len) && line[word_len] == ' ')
-			return atol(line + word_len);
-		line = strchr(line, '\n');
-		if (line)
-			line++;
-	}
-	return -1;
+	return read_field("/proc/vmstat", word);
 }
 
 /* What a file has at its start, 0 without it. */
@@ -2367,7 +2347,7 @@ static bool turned_off(void)
 	if (!value)
 		return false;
 	value += strlen("pte_ref=");
-	return (*value && strchr("nNfF0", *value)) || !strncasecmp(value, "of", 2);
+	return (*value && strchr("dDnNfF0", *value)) || !strncasecmp(value, "of", 2);
 }
 
 static void measure_machine(void)
