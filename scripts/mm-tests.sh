@@ -73,8 +73,8 @@ run()
 }
 
 # results KERNEL: "RESULT<tab>TEST", of TAP in the output and of KTAP in the console. What
-# a program says of its parts is "CATEGORY: PROGRAM: PART"; a name that comes again has a
-# number.
+# a program says of its parts is "CATEGORY: PROGRAM: PART", with N for each number, since
+# some say what they measured; a name that comes again has its count.
 results()
 {
 	{
@@ -89,6 +89,8 @@ results()
 			result = /^not/ ? "fail" : /# SKIP/ ? "skip" : "ok"
 			sub(/^(not )?ok [0-9]+ (- )?/, "")
 			sub(/ *# (SKIP|exit|Timeout).*/, "")
+			if (part)
+				gsub(/[0-9.]+/, "N")
 			name = category (part ? program : "") " " $0
 			n = ++seen[name]
 			print result "\t" name (n > 1 ? " (" n ")" : "")
