@@ -21,9 +21,7 @@ set_to()	# DIR, then NAME VALUE...
 }
 
 mountpoint -q /sys/kernel/debug || mount -t debugfs debugfs /sys/kernel/debug
-# Its file must not be swapped out itself, as that of another tmpfs would be.
-mkdir -p noswap && mount -t tmpfs -o noswap swap noswap && truncate -s 256M noswap/swap || exit 1
-swap=$(losetup -f --show noswap/swap) && mkswap -q "$swap" && swapon "$swap" || exit 1
+swap=$("$(dirname "$0")/guest-swap.sh" 256) || exit 1
 set_to /sys/kernel/mm/ksm sleep_millisecs 20 pages_to_scan 1000 run 1
 set_to /sys/kernel/debug/sched/numa_balancing scan_delay_ms 100 scan_period_min_ms 50 \
 	scan_period_max_ms 200

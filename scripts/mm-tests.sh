@@ -21,7 +21,7 @@ time=$(patience "${TIME:-1200}")
 	process_madv cow thp hugetlb migration mkdirty mdwe vma_merge rmap memory-failure hmm
 
 [ -f "$build/src/stock.stamp" ] || die "no source: run make source"
-need make gcc
+need make gcc losetup mkswap swapon
 kernels=(stock pte_ref)
 if [ "${STOCK:-}" = kept ]; then
 	kernels=(pte_ref)
@@ -46,6 +46,7 @@ step_done
 
 # In the guest each category has its time, and its lines begin with its name.
 guest="set -e; dir=\$(mktemp -d); cp -r '$tests/.' \$dir; cd \$dir
+'$top/scripts/guest-swap.sh' 512 >/dev/null
 for c in $*; do
 	case \$c in
 	hmm) set -- ./hmm-tests ;;

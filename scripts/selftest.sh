@@ -33,10 +33,8 @@ need losetup mkswap swapon
 lock selftest
 "$top/scripts/selftest-build.sh" pte_ref
 
-# In the guest: swap on a loop device, whose file is not swapped out itself, then the program.
-guest="set -e; mkdir -p /tmp/noswap; mount -t tmpfs -o noswap swap /tmp/noswap
-	truncate -s 64M /tmp/noswap/swap; swap=\$(losetup -f --show /tmp/noswap/swap)
-	mkswap -q \"\$swap\"; swapon \"\$swap\"; cd /tmp; exec '$prog'"
+# In the guest: swap, then the program.
+guest="'$top/scripts/guest-swap.sh' 64 >/dev/null && cd /tmp && exec '$prog'"
 
 boot()	# KERNEL
 {
