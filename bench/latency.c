@@ -148,6 +148,7 @@ int main(int argc, char **argv)
 	int percpu = argc > 2 && !strcmp(argv[2], "percpu");
 	int pages = percpu ? PAGES : 1;
 	int fd = percpu ? cached_file(PAGES * PAGE) : -1;
+	int others = 0;
 	double most = 0;
 	pthread_t thread;
 
@@ -165,7 +166,7 @@ int main(int argc, char **argv)
 		errx(1, "no second thread");
 	for (int n = 0; n < rounds; n++) {
 		char *base, *p = map_tables(2, &base);
-		long with, switched = switches();
+		long with, mine, switched = switches();
 		double start, took;
 
 		/* A neighbour, so that no upper table goes. */
@@ -184,6 +185,7 @@ int main(int argc, char **argv)
 		}
 		usleep(300000);
 		with = tables();
+		mine = figure("/proc/self/status", "VmPTE");
 		for (int i = 1; i < pages; i++)
 			dontneed(p + i * PAGE, PAGE);
 		start = now_ms();
@@ -191,12 +193,17 @@ int main(int argc, char **argv)
 		do {
 			usleep(1000);
 			took = now_ms() - start;
-			if (took > NEVER) {
+		} while (tables() >= with && took <= NEVER);
+		if (took > NEVER) {
+			/* Or another process has got one since: once more. */
+			if (figure("/proc/self/status", "VmPTE") >= mine || ++others > 3) {
 				puts("never");
 				return 0;
 			}
-		} while (tables() >= with);
-		took = now_ms() - start;
+			unmap_tables(2, base);
+			n--;
+			continue;
+		}
 		if (percpu && switched >= 0 && switches() == switched)
 			errx(1, "holders of the table were not counted per CPU");
 		if (took > most)
