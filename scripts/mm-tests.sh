@@ -65,9 +65,10 @@ run()
 	# The output of a guest that died is worth comparing too.
 	KERNEL=$1 NAME=mm-tests-$1 MEM=4G \
 		TIMEOUT=$((time * $#)) APPEND='numa=fake=2 kunit.enable=1 kunit.autorun=1' \
-		RUN=$guest run_guest "$build/log/mm-tests-$1.log" "$top/scripts/boot.sh" >/dev/null 2>&1 ||
+		RUN=$guest run_guest "$build/log/mm-tests-$1.log" "$top/scripts/boot.sh" >/dev/null 2>&1 || {
 		bad=1
-	[ $bad -eq 0 ] || log "$1: the guest ended early, see $build/log/console-mm-tests-$1.log"
+		log "$1: the guest ended early, see $build/log/console-mm-tests-$1.log"
+	}
 	step_done
 	# debug_vm_pgtable has nothing but warnings.
 	"$top/scripts/check-log.sh" "$build/log/console-mm-tests-$1.log" || bad=1

@@ -2001,52 +2001,43 @@ static void beside_hugetlb(struct __test_metadata *_metadata, struct area *a, ch
 }
 
 /*
- * Maps two huge pages of hugetlb behind half a table of ordinary memory, with
- * @pool more of them to be had than there are.
+ * Does @work with two huge pages of hugetlb behind half a table of ordinary memory,
+ * while the pool has @more pages than usual.
  */
-static char *map_beside_hugetlb(struct __test_metadata *_metadata, struct area *a,
-				size_t size, const char *file, long pool)
+static void with_hugetlb(struct __test_metadata *_metadata, struct area *a, long more,
+			 void (*work)(struct __test_metadata *_metadata, struct area *a,
+				      char *p, size_t size))
 {
-	char *p = map_anon(table(a, 0), a->table_size), *huge;
+	char *p = map_anon(table(a, 0), a->table_size);
+	char file[128], *huge;
+	size_t size = cont_hugetlb_size(a, file, sizeof(file));
+	long nr, had;
 
+	if (!size)
+		SKIP(return, "no huge page of hugetlb is smaller than a PTE table");
 	ASSERT_NE(p, MAP_FAILED);
-	write_num(file, pool);
+	nr = strtol(slurp(file), NULL, 10);
+	write_num(file, nr + more);
 	huge = map_hugetlb(p + a->table_size / 2, 2 * size, size);
 	EXPECT_EQ(huge, p + a->table_size / 2);
-	return huge == p + a->table_size / 2 ? p : NULL;
-}
-
-/* With the last VMA its table goes. */
-static void unmap_hugetlb(struct __test_metadata *_metadata, struct area *a,
-			  const char *file, long nr)
-{
-	long had = tables(a);
-
-	munmap(table(a, 0), a->table_size);
+	if (huge == p + a->table_size / 2)
+		work(_metadata, a, p, size);
+	had = tables(a);
+	munmap(p, a->table_size);
 	write_num(file, nr);
+	/* With the last VMA its table goes. */
 	ASSERT_LT(tables(a), had);
 }
 
 TEST_F(data, cont_hugetlb)
 {
-	struct area *a = &self->a;
-	char file[128], *p;
-	size_t size = cont_hugetlb_size(a, file, sizeof(file));
-	long nr;
-
-	if (!size)
-		SKIP(return, "no huge page of hugetlb is smaller than a PTE table");
 	/* A private mapping of a child has its own. */
-	nr = strtol(slurp(file), NULL, 10);
-	p = map_beside_hugetlb(_metadata, a, size, file, nr + 8);
-	if (p)
-		beside_hugetlb(_metadata, a, p, size);
-	unmap_hugetlb(_metadata, a, file, nr);
+	with_hugetlb(_metadata, &self->a, 8, beside_hugetlb);
 }
 
 /*
  * Moves a huge page of hugetlb by soft offline; what it was loses a base page.
- * Somebody else may have it for a moment.
+ * EBUSY is for a page with another reference, which may be a short one.
  */
 static bool move_hugetlb(struct area *a, char *huge)
 {
@@ -2092,20 +2083,9 @@ static void beside_moving_hugetlb(struct __test_metadata *_metadata, struct area
 
 TEST_F(data, cont_hugetlb_moved)
 {
-	struct area *a = &self->a;
-	char file[128], *p;
-	size_t size = cont_hugetlb_size(a, file, sizeof(file));
-	long nr;
-
-	if (!size)
-		SKIP(return, "no huge page of hugetlb is smaller than a PTE table");
 	if (access("/proc/sys/vm/enable_soft_offline", R_OK))
 		SKIP(return, "no CONFIG_MEMORY_FAILURE");
-	nr = strtol(slurp(file), NULL, 10);
-	p = map_beside_hugetlb(_metadata, a, size, file, nr + 4 + HUGETLB_MOVES);
-	if (p)
-		beside_moving_hugetlb(_metadata, a, p, size);
-	unmap_hugetlb(_metadata, a, file, nr);
+	with_hugetlb(_metadata, &self->a, 4 + HUGETLB_MOVES, beside_moving_hugetlb);
 }
 
 /* Threads fault and zap in the same tables. */
