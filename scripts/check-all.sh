@@ -33,8 +33,8 @@ other_kernel()
 leaks()
 {
 	local prog=$build/selftest/$arch/pte_ref leak=/sys/kernel/debug/kmemleak
-	NAME=leaks TIMEOUT=$(patience 2400) RUN="cd /tmp; '$prog' >/dev/null
-		'${prog}_race' -w $(patience 10) >/dev/null
+	NAME=leaks TIMEOUT=$(patience 2400) RUN="cd /tmp; '$prog' >/dev/null || exit 2
+		'${prog}_race' -w $(patience 10) >/dev/null || exit 2
 		for _ in 1 2 3; do sleep 6; echo scan >$leak || exit 1; done
 		cat $leak; ! grep -q . $leak" "$top/scripts/boot.sh"
 	"$top/scripts/check-log.sh" "$build/log/console-leaks.log"
