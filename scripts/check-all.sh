@@ -15,14 +15,15 @@ failed=0
 time=${TIME:-1}
 
 # other_kernel NAME SYMBOL=VALUE...: the debug kernel, or what "debug" says, with these and
-# with what make test leaves out.
-debug=1
+# with what make test leaves out, or what "more" says.
+debug=1 more=wide
 other_kernel()
 {
-	local out=$build/kernel-pte_ref-$1-wide
+	local out=$build/kernel-pte_ref-$1${more:+-$more}
 	shift
-	export KERNEL=pte_ref DEBUG=$debug APPEND='numa=fake=2'
-	OUT=$out FRAGMENTS=wide EXTRA_CONFIG="$*" "$top/scripts/kernel.sh"
+	export KERNEL=pte_ref DEBUG=$debug
+	[ -z "$more" ] || export APPEND='numa=fake=2'
+	OUT=$out FRAGMENTS=$more EXTRA_CONFIG="$*" "$top/scripts/kernel.sh"
 	TIMEOUT=$(patience 1500)
 	export TIMEOUT
 	export IMAGE=$out/arch/$srcarch/boot/$kimage
@@ -51,6 +52,7 @@ check_production()
 # One lock for all page tables of an mm.
 check_nosplit()
 {
+	more=''
 	other_kernel nosplit NR_CPUS=2
 	"$top/scripts/kunit-qemu.sh"
 	"$top/scripts/selftest.sh" pte_ref
