@@ -369,11 +369,6 @@ static int pageout(struct area *a, char *start, size_t len)
 	return nr;
 }
 
-static bool swap_is_on(void)
-{
-	return read_field("/proc/meminfo", "SwapFree") > 0;
-}
-
 static bool thp_is_on(void)
 {
 	char *enabled = slurp("/sys/kernel/mm/transparent_hugepage/enabled");

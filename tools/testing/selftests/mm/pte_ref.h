@@ -8,6 +8,7 @@
 #endif
 #include <fcntl.h>
 #include <sched.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -71,6 +72,27 @@ static inline long read_field(const char *name, const char *word)
 			line++;
 	}
 	return -1;
+}
+
+/* The number at the start of a file, or @without if there is none. */
+static inline long read_number(const char *name, long without)
+{
+	char buf[32] = "", *end;
+	int fd = open(name, O_RDONLY);
+	long ret;
+
+	if (fd < 0)
+		return without;
+	if (read(fd, buf, sizeof(buf) - 1) < 0)
+		buf[0] = 0;
+	close(fd);
+	ret = strtol(buf, &end, 0);
+	return end == buf ? without : ret;
+}
+
+static inline bool swap_is_on(void)
+{
+	return read_field("/proc/meminfo", "SwapFree") > 0;
 }
 
 /* The calling thread stays on a CPU. */

@@ -37,7 +37,6 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
-#include <sys/sysinfo.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
 #include "kselftest.h"
@@ -823,34 +822,14 @@ static const struct op ops[] = {
 	OP("zap of a table", op_zap_table, 4, .flags = ALONE),
 };
 
-static bool swap_is_on(void)
-{
-	struct sysinfo info;
-
-	return !sysinfo(&info) && info.totalswap;
-}
-
-/* What a file has at its start, -1 without it. */
-static long number(const char *name)
-{
-	FILE *f = fopen(name, "re");
-	long ret = -1;
-
-	if (f && fscanf(f, "%ld", &ret) != 1)
-		ret = -1;
-	if (f)
-		fclose(f);
-	return ret;
-}
-
 static bool ksm_is_on(void)
 {
-	return number("/sys/kernel/mm/ksm/run") == 1;
+	return read_number("/sys/kernel/mm/ksm/run", -1) == 1;
 }
 
 static bool numa_is_on(void)
 {
-	return number("/proc/sys/kernel/numa_balancing") > 0 &&
+	return read_number("/proc/sys/kernel/numa_balancing", -1) > 0 &&
 	       !access(NODE, F_OK);
 }
 
@@ -887,7 +866,7 @@ static long refs(void)
 	if (fd >= 0 && write(fd, "1", 1) != 1)
 		ksft_perror(SLAB "shrink");
 	close(fd);
-	return number(SLAB "objects");
+	return read_number(SLAB "objects", -1);
 }
 
 /* Processes and threads */
@@ -1023,7 +1002,7 @@ static void wait_for(pid_t *pid)
 		if (all_tried() != was)
 			beat = now_ms();
 		was = all_tried();
-		nr = number(SLAB "objects");
+		nr = read_number(SLAB "objects", -1);
 		if (nr > most_refs)
 			most_refs = nr;
 		if (now_ms() - beat > STUCK_MS) {
@@ -1086,7 +1065,7 @@ int main(int argc, char **argv)
 		weights += ops[i].weight;
 	for (a = activity; a < activity + ARRAY_SIZE(activity); a++)
 		a->was = !a->on || a->on() ? counter(a->name) : -1;
-	taint = number("/proc/sys/kernel/tainted");
+	taint = read_number("/proc/sys/kernel/tainted", -1);
 	tables = counter("nr_page_table_pages");
 	nr_refs = refs();
 	soft_dirty = softdirty_supported();
@@ -1132,7 +1111,7 @@ int main(int argc, char **argv)
 	else
 		ksft_test_result(most_refs > nr_refs && refs() <= nr_refs,
 				 "refs: %ld, at most %ld, then %ld\n", nr_refs, most_refs, refs());
-	ksft_test_result(number("/proc/sys/kernel/tainted") == taint, "taint: %#lx, then %#lx\n",
-			 taint, number("/proc/sys/kernel/tainted"));
+	ksft_test_result(read_number("/proc/sys/kernel/tainted", -1) == taint, "taint: %#lx, then %#lx\n",
+			 taint, read_number("/proc/sys/kernel/tainted", -1));
 	ksft_finished();
 }

@@ -269,20 +269,6 @@ static long read_vmstat(const char *word)
 	return read_field("/proc/vmstat", word);
 }
 
-/* What a file has at its start, 0 without it. */
-static unsigned long read_number(const char *name)
-{
-	int fd = open(name, O_RDONLY);
-	char buf[32] = "";
-
-	if (fd < 0)
-		return 0;
-	if (read(fd, buf, sizeof(buf) - 1) < 0)
-		buf[0] = 0;
-	close(fd);
-	return strtoul(buf, NULL, 0);
-}
-
 /* By zaps and by fault injection; -1 if the kernel does not count them. */
 static long freed_at_once(void)
 {
@@ -1038,7 +1024,7 @@ static unsigned long collapsed;
 
 static size_t huge_page_size(void)
 {
-	return read_number("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size");
+	return read_number("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size", 0);
 }
 
 /* Folios of 16 pages, which a fault maps if that range of the table is empty. */
@@ -1055,7 +1041,7 @@ static unsigned long large_mapped(void)
 	char name[128];
 
 	large_name(name, sizeof(name), "stats/anon_fault_alloc");
-	return read_number(name);
+	return read_number(name, 0);
 }
 
 static int setup_large(void)
@@ -1442,7 +1428,7 @@ static int setup_aging(void)
 		return skip("no CONFIG_LRU_GEN");
 	if (change(LRU_GEN_ENABLED, "7"))
 		return -1;
-	if (!(read_number(LRU_GEN_ENABLED) & 2))
+	if (!(read_number(LRU_GEN_ENABLED, 0) & 2))
 		return skip("no accessed bit of the CPU, so nothing walks tables");
 	fd = open(LRU_GEN, O_RDONLY | O_CLOEXEC);
 	if (fd < 0 || read(fd, line, sizeof(line) - 1) < 0 ||
@@ -2099,7 +2085,7 @@ static int get_fail_nth(int fd)
 	char buf[16] = "";
 
 	if (no_refs)
-		return read_number(FAIL_PTE_TABLE "/times");
+		return read_number(FAIL_PTE_TABLE "/times", 0);
 	return pread(fd, buf, sizeof(buf) - 1, 0) > 0 ? atoi(buf) : bad_errno("read fail-nth");
 }
 
@@ -2284,7 +2270,7 @@ static void nth_case(void)
 	if (!no_refs && victim->flags & HOLDS && report->hits[BEFORE][0])
 		bad("a table that is held is freed");
 	if (no_refs && victim->flags & HOLDS &&
-	    read_number(FAILSLAB "/times") == strtoul(MAX_REFUSED, NULL, 10))
+	    read_number(FAILSLAB "/times", 0) == strtoul(MAX_REFUSED, NULL, 10))
 		bad("no ref is refused");
 }
 
@@ -2477,7 +2463,7 @@ static void settings_back(void)
 /* What the kernel complained of since it was booted. */
 static unsigned long read_taint(void)
 {
-	return read_number("/proc/sys/kernel/tainted");
+	return read_number("/proc/sys/kernel/tainted", 0);
 }
 
 static void run_case(const struct victim *v, const struct attacker *a, long ms)
