@@ -80,11 +80,23 @@ check_kasan()
 	leaks
 }
 
+# All accesses count, but only those of our functions: stock has many such races.
 check_kcsan()
 {
-	other_kernel kcsan KCSAN=y
+	local f=$build/kernel-pte_ref-kcsan-wide/mm
+	other_kernel kcsan KCSAN=y KCSAN_EARLY_ENABLE=y KCSAN_STRICT=y \
+		KCSAN_DELAY_RANDOMIZE=y KCSAN_SKIP_WATCH_RANDOMIZE=y
+	KCSAN_OF=$(nm "$f"/pte_ref*.o | awk '$2 ~ /[tT]/ { sub(/\..*/, "", $3); print $3 }' |
+		sort -u | paste -sd'|')
+	export KCSAN_OF
 	"$top/scripts/kunit-qemu.sh"
+	"$top/scripts/selftest.sh" pte_ref
 	TIME=$time "$top/scripts/race.sh"
+	for f in kunit selftest-pte_ref "race-pte_ref-1-$time"; do
+		f=$build/log/console-$f.log
+		grep -q 'kcsan: enabled early' "$f" || die "KCSAN is not on: $f"
+		grep -o 'BUG: KCSAN: .*' "$f" | sort | uniq -c | sort -rn || true
+	done
 }
 
 # Others are not harmed more than by processes that spin.

@@ -2,16 +2,17 @@
 # SPDX-License-Identifier: GPL-2.0
 # check-log.sh LOG...: fails, with the lines, if a guest's console shows a warning,
 # an oops, a lock or RCU report, a stall, a hung task or damaged page tables.
+# KCSAN_OF: functions, as a regular expression: data races of none of them do not count.
 set -euo pipefail
 
-bad='WARNING:|BUG:|BUG at |Oops|Kernel panic|general protection fault'
+bad='WARNING:|BUG:|BUG at |BUG [[:alnum:]_-]+ \(|Internal error:|Oops|Kernel panic|general protection fault'
 bad+='|INFO: task .* blocked|INFO: possible|INFO: suspicious|INFO: trying to register'
 bad+='|rcu.*(detected.*stall|stall.*detected)|rcu.*kthread.*starved|soft lockup|hard LOCKUP'
 bad+='|possible (circular|recursive) locking|possible irq lock|inconsistent lock state'
 bad+='|bad unlock balance|suspicious RCU usage|sleeping function called|scheduling while atomic'
 bad+='|KASAN|KFENCE:|UBSAN|ODEBUG:|list_(add|del) corruption|refcount_t:|percpu ref.*(<=|underflow)'
 bad+='|[Bb]ad page|Bad rss-counter|non-zero pgtables_bytes|pte_ref: mismatch|page_table_check'
-bad+='|workqueue lockup|Call Trace:'
+bad+='|workqueue lockup|[Cc]all [Tt]race:|kmemleak: [0-9]+ new'
 
 # What a kernel says of itself at its start.
 good='KASAN.*(initialized|shadow)|KernelAddressSanitizer initialized'
@@ -21,13 +22,19 @@ good+='|page_table_check: enabled|Command line:|Kernel command line:'
 	echo "usage: check-log.sh LOG..." >&2
 	exit 2
 }
+# others REPORT...: what KCSAN says of functions that are not those of KCSAN_OF is left out.
+others()
+{
+	awk -v of="(^|[^[:alnum:]_])(${KCSAN_OF:-.*})([^[:alnum:]_]|$)" '!/BUG: KCSAN: / || $0 ~ of'
+}
+
 status=0
 for f; do
 	[ -s "$f" ] || {
 		echo "check-log.sh: $f is missing or empty" >&2
 		exit 2
 	}
-	if found=$(tr -d '\r' <"$f" | grep -nE -- "$bad" | grep -vE -- "$good"); then
+	if found=$(tr -d '\r' <"$f" | grep -nE -- "$bad" | grep -vE -- "$good" | others | grep .); then
 		echo "$f:" >&2
 		echo "$found" >&2
 		status=1

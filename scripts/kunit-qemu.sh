@@ -17,7 +17,7 @@ KERNEL=pte_ref DEBUG=1 NAME=kunit TIMEOUT="${TIMEOUT:-$(patience 300)}" RUN=true
 step_done
 PYTHONDONTWRITEBYTECODE=1 python3 "$src/tools/testing/kunit/kunit.py" parse "$console"
 for suite in pte_ref_{count,holders,reclaim,deferred,percpu,model,arch} percpu_ref; do
-	grep -qE "ok [0-9]+ $suite\s*$" "$console" || die "suite $suite did not pass, see $console"
+	grep -qE "^(\[[^]]*\] )?ok [0-9]+ $suite\s*$" "$console" || die "suite $suite did not pass, see $console"
 done
 if grep -n '# SKIP' "$console"; then
 	die "a test was skipped, see $console"
