@@ -6,7 +6,7 @@
 # see bench/RESULTS.md. TIME: seconds for each group of callers of race.
 set -euo pipefail
 options='TIME'
-words='[production|nosplit|rt|kasan|kcsan|configs|fixes|mutants|lint|arm64|cloud|series|mm|harm|load|faults]...'
+words='[production|turned-off|nosplit|rt|kasan|kcsan|configs|fixes|mutants|lint|arm64|cloud|series|mm|harm|load|faults]...'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
@@ -49,6 +49,13 @@ check_production()
 	KERNEL=pte_ref DEBUG=0 TIME=$time "$top/scripts/race.sh"
 }
 
+# CONFIG_PT_RECLAIM alone, with the fixes of the callers.
+check_turned-off()
+{
+	DEBUG=1 KERNEL=pte_ref "$top/scripts/kernel.sh"
+	OFF=1 DEBUG=1 KERNEL=pte_ref TIME=$time "$top/scripts/race.sh"
+}
+
 # One lock for all page tables of an mm.
 check_nosplit()
 {
@@ -86,7 +93,7 @@ check_kcsan()
 	local f=$build/kernel-pte_ref-kcsan-wide/mm
 	other_kernel kcsan KCSAN=y KCSAN_EARLY_ENABLE=y KCSAN_STRICT=y \
 		KCSAN_DELAY_RANDOMIZE=y KCSAN_SKIP_WATCH_RANDOMIZE=y
-	KCSAN_OF=$(nm "$f"/pte_ref*.o | awk '$2 ~ /[tT]/ { sub(/\..*/, "", $3); print $3 }' |
+	KCSAN_OF=$(nm "$f"/pte_ref*.o | awk '$2 ~ /[tT]/ && $3 ~ /^[[:alpha:]_]/ { sub(/\..*/, "", $3); print $3 }' |
 		sort -u | paste -sd'|')
 	export KCSAN_OF
 	"$top/scripts/kunit-qemu.sh"
@@ -137,7 +144,7 @@ row()
 
 mkdir -p "$build/log"
 [ -f "$build/src/stock.stamp" ] || die "no source: run make source"
-[ $# -gt 0 ] || set -- production nosplit rt kasan kcsan configs fixes mutants lint arm64 cloud series mm harm faults
+[ $# -gt 0 ] || set -- production turned-off nosplit rt kasan kcsan configs fixes mutants lint arm64 cloud series mm harm faults
 for name; do
 	declare -F "check_$name" >/dev/null || die "no check is called $name, see scripts/check-all.sh -h"
 done

@@ -11,8 +11,10 @@ targets='mm/ fs/proc/ kernel/fork.o kernel/events/ lib/percpu-refcount.o arch/x8
 failed=0
 
 while read -r name symbols; do
-	if KERNEL=pte_ref DEBUG=0 OUT=$build/kernel-config EXTRA_CONFIG=$symbols TARGETS=$targets \
-		"$top/scripts/kernel.sh" && [ ! -s "$build/log/kernel-config.build.log" ]; then
+	# A warning is an error: else it would not be there when the same is built again.
+	if KERNEL=pte_ref DEBUG=0 OUT=$build/kernel-config EXTRA_CONFIG="WERROR=y $symbols" \
+		TARGETS=$targets "$top/scripts/kernel.sh" &&
+		[ ! -s "$build/log/kernel-config.build.log" ]; then
 		echo "ok $name"
 	else
 		echo "FAIL $name"

@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # faults-guest.sh KERNEL SECONDS STRESSOR...: what scripts/faults.sh runs in the guest. Fails
-# if little was refused, if less than half of the stressors ran that long, or if page
-# tables or refs are left.
+# if little was refused, if less than half of the stressors ran that long, if pte_ref freed
+# no tables meanwhile, or if page tables, refs or notes are left.
 set -euo pipefail
 kernel=$1
 seconds=$2
@@ -29,15 +29,20 @@ marked()
 }
 
 tables()	{ awk '$1 == "nr_page_table_pages" { print $2 }' /proc/vmstat; }
-refs()	# in use, without those that each CPU keeps
+# objects CACHE: in use, without those that each CPU keeps
+objects()
 {
-	local slab=/sys/kernel/slab/pte_ref
+	local slab=/sys/kernel/slab/$1
 	[ "$kernel" = pte_ref ] || {
 		echo 0
 		return
 	}
-	echo 1 >$slab/shrink
-	sed 's/ .*//' $slab/objects
+	echo 1 >"$slab/shrink"
+	sed 's/ .*//' "$slab/objects"
+}
+freed()	# at once and by the deferred work
+{
+	awk '/^pte_ref_free(_deferred)? / { printf "%s ", $2 }' /proc/vmstat
 }
 
 # Only what is marked below is refused, and what it starts. Allocations that may sleep too.
@@ -54,7 +59,8 @@ done
 echo 1 >/sys/kernel/debug/failslab/probability
 echo 1 >/sys/kernel/debug/fail_page_alloc/probability
 cd "$dir"
-tables=$(tables) refs=$(refs)
+tables=$(tables) refs=$(objects pte_ref) notes=$(objects pte_ref_notes)
+read -r at_once deferred < <(freed) || true
 
 # All that they get would be all of the guest's memory.
 ulimit -v 1000000
@@ -75,7 +81,10 @@ echo 0 >/sys/kernel/debug/failslab/probability
 echo 0 >/sys/kernel/debug/fail_page_alloc/probability
 for ((i = 0; i < 100; i++)); do
 	left=$(($(tables) - tables))
-	[ $left -gt 100 ] || [ "$(refs)" -gt "$refs" ] || break
+	refs_left=$(($(objects pte_ref) - refs))
+	notes_left=$(($(objects pte_ref_notes) - notes))
+	# The guest has processes of its own.
+	[ $left -gt 100 ] || [ $refs_left -gt 0 ] || [ $notes_left -gt 10 ] || break
 	sleep 0.3
 done
 injected=
@@ -84,5 +93,9 @@ for f in failslab fail_page_alloc; do
 	injected+=" $f $n,"
 	[ $n -gt 100 ] || i=100
 done
-echo "injected:$injected $ran of $# ran; page tables left: $left, refs: $refs, then $(refs)"
-[ $i -lt 100 ] && [ $ran -gt $(($# / 2)) ]
+echo "injected:$injected $ran of $# ran; left: $left page tables, $refs_left refs, $notes_left notes"
+[ $i -lt 100 ] && [ $ran -gt $(($# / 2)) ] && [ $failed -gt 0 ]
+[ "$kernel" = pte_ref ] || exit 0
+read -r at_once_now deferred_now < <(freed)
+echo "freed: $((at_once_now - at_once)) at once, $((deferred_now - deferred)) later"
+[ "$at_once_now" -gt "$at_once" ] && [ "$deferred_now" -gt "$deferred" ]

@@ -4,9 +4,10 @@
 # taken away from it. Without TIME one caller after the other, at each point where it
 # can meet that (fault injection); with TIME for so many seconds per group of callers, and
 # a second for each pair at least, against threads that empty and free the table. GROUP
-# names one group. NO_REFS=1, without TIME: there is no memory for a ref.
+# names one group. NO_REFS=1, without TIME: there is no memory for a ref. OFF=1, with TIME:
+# pte_ref=off, so that only CONFIG_PT_RECLAIM frees tables.
 set -euo pipefail
-options='ARCH CPU DEBUG GROUP KERNEL NO_REFS PAGES TIME'
+options='APPEND ARCH CPU DEBUG GROUP KERNEL NO_REFS OFF PAGES TIME'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
@@ -14,7 +15,7 @@ kernel=${KERNEL:-pte_ref}
 debug=${DEBUG:-1}
 time=${TIME:-}
 prog=$build/selftest/$arch/pte_ref_race
-name=race-$kernel-$debug${time:+-$time}${NO_REFS:+-no-refs}
+name=race-$kernel-$debug${time:+-$time}${NO_REFS:+-no-refs}${OFF:+-off}
 output=$build/log/$name$flavour.log
 args=(-w "$(patience 10)")
 
@@ -23,6 +24,10 @@ args=(-w "$(patience 10)")
 if [ -n "${NO_REFS:-}" ]; then
 	[ -z "$time" ] || die "NO_REFS=1 is for a run without TIME"
 	args+=(-m)
+fi
+if [ -n "${OFF:-}" ]; then
+	[ -n "$time" ] || die "OFF=1 is for a run with TIME"
+	export APPEND="${APPEND:-} pte_ref=off"
 fi
 [ -z "${GROUP:-}" ] || args+=(-g "$GROUP")
 [ -n "$time" ] || { [ "$kernel" = pte_ref ] && [ "$debug" != 0 ]; } ||
@@ -61,6 +66,11 @@ if [ "$kernel" = pte_ref ] && [ "$debug" != 0 ] &&
 	status=1
 fi
 if [ "$kernel" = pte_ref ] && grep 'does not count the tables' "$output" >&2; then
+	status=1
+fi
+# Where no table is counted a pair passes though none is freed.
+if [ "${OFF:+off}" != "$(sed -n 's/.*pte_ref= turns it off.*/off/p' "$output")" ]; then
+	log "race.sh: pte_ref is ${OFF:+not }turned off, against what was asked for"
 	status=1
 fi
 "$top/scripts/check-log.sh" "$build/log/console-$name$flavour.log" || status=1

@@ -34,8 +34,9 @@ efi()
 {
 	local firmware=/usr/share/qemu-efi-aarch64/QEMU_EFI.fd
 	[ -f $firmware ] || die "$firmware is missing: run scripts/packages.sh"
-	"$top/scripts/kernel.sh"
-	NAME=efi QEMU_OPTS="-M virt,acpi=off -bios $firmware" RUN="dmesg | grep 'efi: EFI v'" "$top/scripts/boot.sh" &&
+	"$top/scripts/kernel.sh" &&
+		NAME=efi QEMU_OPTS="-M virt,acpi=off -bios $firmware" RUN="dmesg | grep 'efi: EFI v'" \
+		"$top/scripts/boot.sh" &&
 		"$top/scripts/check-log.sh" "$build/log/console-efi-arm64.log"
 }
 

@@ -200,6 +200,12 @@ check_kunit_x86()
 	"$top/scripts/kunit-qemu.sh"
 }
 
+# QEMU has five levels of page tables, most machines use four.
+check_kunit_4_levels()
+{
+	APPEND=no5lvl "$top/scripts/kunit-qemu.sh"
+}
+
 # All of it passes with the subsystem, and its reclaim cases fail without it.
 check_selftest()
 {
@@ -219,10 +225,10 @@ check_race()
 	KERNEL=pte_ref DEBUG=1 TIME='' "$top/scripts/race.sh"
 }
 
-# The same where nobody can hold a table.
+# The same where nobody can hold a table, and on four levels of tables.
 check_race_no_refs()
 {
-	KERNEL=pte_ref DEBUG=1 TIME='' NO_REFS=1 "$top/scripts/race.sh"
+	APPEND=no5lvl KERNEL=pte_ref DEBUG=1 TIME='' NO_REFS=1 "$top/scripts/race.sh"
 }
 
 # A kernel without the fixes of the callers must fail the cases for them.
@@ -328,13 +334,17 @@ check_bench_limits()
 	above fault_zero 'NO FIGURE'
 }
 
-# pte_ref=off: says so at boot and frees nothing.
+# pte_ref=off: says so at boot, and frees none of the tables that it frees otherwise.
 check_boot_off()
 {
+	local prog=$build/selftest/$arch/pte_ref
+	"$top/scripts/selftest-build.sh" pte_ref
 	export KERNEL=pte_ref DEBUG=1 NAME=test-off APPEND=pte_ref=off \
-		RUN="dmesg | grep 'pte_ref: off' && ! grep -E '^pte_ref_[a-z_]+ [1-9]' /proc/vmstat"
+		RUN="dmesg | grep 'pte_ref: off' && ! '$prog' -t pieces_4k -t ftruncate &&
+			! grep -E '^pte_ref_[a-z_]+ [1-9]' /proc/vmstat"
 	run_guest "$tmp/out" "$top/scripts/boot.sh"
 	"$top/scripts/check-log.sh" "$build/log/console-test-off.log"
+	[ "$(grep -c '^# .* tables kept$' "$tmp/out")" -ge 2 ] || fail "no tables are kept"
 }
 
 # A copy of the repository with a source of a few files.
@@ -722,6 +732,7 @@ checks()
 		kernel_debug 330
 		boot_off 35 kernel_debug
 		kunit_x86 40 kernel_debug
+		kunit_4_levels 40 kernel_debug
 		selftest 80 kernel_debug
 		race 60 kernel_debug
 		race_no_refs 60 kernel_debug
@@ -756,7 +767,7 @@ if [ "${1:-}" = --one ]; then
 fi
 
 # Each check says itself what it boots and builds.
-unset ARCH BUILT CONFIG CPU PAGES KUNIT_CONFIG FILTER KERNEL DEBUG QUICK TIME GROUP NO_REFS PATCH RUN TIMEOUT RWDIR TREE MEM CPUS APPEND QEMU_OPTS
+unset ARCH BUILT CONFIG CPU PAGES KUNIT_CONFIG FILTER KERNEL DEBUG QUICK TIME GROUP NO_REFS OFF PATCH RUN TIMEOUT RWDIR TREE MEM CPUS APPEND QEMU_OPTS
 start=$SECONDS
 mkdir -p "$logs" "$cache"
 lock test
@@ -783,4 +794,5 @@ rm -rf "$tmp"
 log "[test] $((SECONDS - start)) s"
 read -ra words <<<"$skipped"
 echo "$passed passed, $failed failed${skipped:+, ${#words[@]} skipped}"
-[ "$failed" -eq 0 ]
+[ "$failed" -eq 0 ] || exit 1
+[ "$passed" -gt 0 ] || die "nothing ran"
