@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0
 # Do the KUnit suites notice when the code is wrong? Takes one argument of mm/pte_ref*.c
 # after the other away, as scripts/mutants.list says, builds UML and runs the case that
-# must fail then: "caught NAME by SUITE.CASE" or "MISSED NAME". What no case can see is
-# in the list with the reason. With names only those. TEST: suites to run instead, as
+# must fail then: "caught NAME by SUITE.CASE" and how, or "MISSED NAME". What no case can
+# see is in the list with the reason. With names only those. TEST: suites to run instead, as
 # kunit.py takes them; then all that fail are named.
 set -euo pipefail
 options='JOBS SRC TEST'
@@ -69,6 +69,10 @@ rm -f "$dir/log"/*
 start=$SECONDS
 kunit none "${TEST:-pte_ref_*}" || die "tests fail as it is, see $dir/log/none"
 step_done
+# A case that there is not fails as well.
+[ -n "${TEST:-}" ] || while read -r test; do
+	grep -qE "\[PASSED\] ${test#*.}( |\$)" "$dir/log/none" || die "$list: there is no case $test"
+done < <(awk '/^[^#]/ && $4 != "none" { print $4 }' "$list" | sort -u)
 # A case that takes longer than all of them hangs.
 export TIMEOUT=$((SECONDS - start + 60))
 
@@ -88,8 +92,9 @@ while read -r -u 3 name file function test command; do
 			missed=$((missed + 1))
 			echo "MISSED $name: $reason"
 		else
-			[ -z "${TEST:-}" ] || test=$(sed -nE 's/.*\[(FAILED|CRASHED)\] (.*)/\2/p' "$dir/log/$name" | xargs)
-			echo "caught $name by ${test:-the log of the kernel}"
+			how=$(sed -nE 's/.*\[(FAILED|CRASHED)\] ([^ ]*).*/\1 \2/p' "$dir/log/$name" |
+				awk '!seen[$0]++' | xargs)
+			echo "caught $name by ${TEST:-$test}: ${how:-the log of the kernel, or its end}"
 		fi
 		fresh "mm/$file.c"
 		;;
