@@ -61,7 +61,7 @@ step_done
 # and what an older CPU has not.
 may_skip='a huge page has'
 [ -z "${CPU:-}" ] || may_skip+='|no accessed bit of the CPU'
-if [ "$kernel" = pte_ref ] && [ "$debug" != 0 ] &&
+if [ "$kernel" = pte_ref ] &&
 	grep '# SKIP' "$output" | grep -vE "$may_skip" >&2; then
 	status=1
 fi
