@@ -61,6 +61,8 @@ step_done
 # and what an older CPU has not.
 may_skip='a huge page has'
 [ -z "${CPU:-}" ] || may_skip+='|no accessed bit of the CPU'
+# The driver of the tests is in the debug kernels only.
+[ "$debug" != 0 ] || may_skip+='|no CONFIG_TEST_VM_INSERT'
 if [ "$kernel" = pte_ref ] &&
 	grep '# SKIP' "$output" | grep -vE "$may_skip" >&2; then
 	status=1
