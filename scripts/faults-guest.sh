@@ -42,7 +42,7 @@ objects()
 }
 freed()	# at once and by the deferred work
 {
-	awk '/^pte_ref_free(_deferred)? / { printf "%s ", $2 }' /proc/vmstat
+	awk '/^pte_ref_free(_deferred)? / { printf "%s ", $2 } END { print "" }' /proc/vmstat
 }
 
 # Only what is marked below is refused, and what it starts. Allocations that may sleep too.
@@ -60,7 +60,7 @@ echo 1 >/sys/kernel/debug/failslab/probability
 echo 1 >/sys/kernel/debug/fail_page_alloc/probability
 cd "$dir"
 tables=$(tables) refs=$(objects pte_ref) notes=$(objects pte_ref_notes)
-read -r at_once deferred < <(freed) || true
+read -r at_once deferred < <(freed)
 
 # All that they get would be all of the guest's memory.
 ulimit -v 1000000
