@@ -61,28 +61,30 @@ struct workqueue_struct *pte_ref_wq;
  * Walk of upper tables without a lock
  *
  * Each entry is read once, since munmap() may clear it.  Where a level is folded
- * its table is the entry above itself, not the value that was read.
+ * its table is the entry above itself, not the value that was read.  Except
+ * where the P4D level is folded at boot, on x86 with four levels: there the
+ * table is the value, so its address has to be one in the caller.
  */
 
-static __always_inline p4d_t *pte_ref_p4d_offset(pgd_t *pgdp, pgd_t pgd,
+static __always_inline p4d_t *pte_ref_p4d_offset(pgd_t *pgdp, pgd_t *pgd,
 						 unsigned long addr)
 {
 	return __is_defined(__PAGETABLE_P4D_FOLDED) ?
-	       p4d_offset(pgdp, addr) : p4d_offset_lockless(pgdp, pgd, addr);
+	       p4d_offset(pgdp, addr) : p4d_offset_lockless(pgdp, *pgd, addr);
 }
 
-static __always_inline pud_t *pte_ref_pud_offset(p4d_t *p4dp, p4d_t p4d,
+static __always_inline pud_t *pte_ref_pud_offset(p4d_t *p4dp, p4d_t *p4d,
 						 unsigned long addr)
 {
 	return __is_defined(__PAGETABLE_PUD_FOLDED) ?
-	       pud_offset(p4dp, addr) : pud_offset_lockless(p4dp, p4d, addr);
+	       pud_offset(p4dp, addr) : pud_offset_lockless(p4dp, *p4d, addr);
 }
 
-static __always_inline pmd_t *pte_ref_pmd_offset(pud_t *pudp, pud_t pud,
+static __always_inline pmd_t *pte_ref_pmd_offset(pud_t *pudp, pud_t *pud,
 						 unsigned long addr)
 {
 	return __is_defined(__PAGETABLE_PMD_FOLDED) ?
-	       pmd_offset(pudp, addr) : pmd_offset_lockless(pudp, pud, addr);
+	       pmd_offset(pudp, addr) : pmd_offset_lockless(pudp, *pud, addr);
 }
 
 /*
@@ -101,14 +103,14 @@ static pud_t *pte_ref_next_pud(struct mm_struct *mm, unsigned long *addrp,
 		next = pgd_addr_end(addr, end);
 		if (!pgd_present(pgd))
 			continue;
-		p4dp = pte_ref_p4d_offset(pgdp, pgd, addr);
+		p4dp = pte_ref_p4d_offset(pgdp, &pgd, addr);
 		p4d = p4dp_get(p4dp);
 		next = p4d_addr_end(addr, next);
 		if (!p4d_present(p4d))
 			continue;
 		*addrp = addr;
 		*nextp = next;
-		return pte_ref_pud_offset(p4dp, p4d, addr);
+		return pte_ref_pud_offset(p4dp, &p4d, addr);
 	}
 	*addrp = end;
 	return NULL;
@@ -126,11 +128,11 @@ static __always_inline pud_t *pte_ref_find_pud(struct mm_struct *mm,
 
 	if (!pgd_present(pgd))
 		return NULL;
-	p4dp = pte_ref_p4d_offset(pgdp, pgd, addr);
+	p4dp = pte_ref_p4d_offset(pgdp, &pgd, addr);
 	p4d = p4dp_get(p4dp);
 	if (!p4d_present(p4d))
 		return NULL;
-	return pte_ref_pud_offset(p4dp, p4d, addr);
+	return pte_ref_pud_offset(p4dp, &p4d, addr);
 }
 
 /* Does the entry point to a PMD table? */
@@ -161,7 +163,7 @@ pmd_t *pte_ref_find_pmd(struct mm_struct *mm, unsigned long addr)
 	pudval = pudp_get(pud);
 	if (!pte_ref_pud_ok(pudval))
 		return NULL;
-	return pte_ref_pmd_offset(pud, pudval, addr);
+	return pte_ref_pmd_offset(pud, &pudval, addr);
 }
 
 /* Notes */
@@ -317,7 +319,7 @@ void pte_notes_forget(struct mm_struct *mm, unsigned long addr,
 			pudval = pudp_get(pud);
 			if (!pte_ref_pud_ok(pudval))
 				continue;
-			pmd = pte_ref_pmd_offset(pud, pudval, addr);
+			pmd = pte_ref_pmd_offset(pud, &pudval, addr);
 			notes = pte_notes_find(pmd);
 			if (!notes)
 				continue;
@@ -370,7 +372,7 @@ void pte_ref_note(struct mm_struct *mm, unsigned long addr)
 	 * mark that is seen here is yet to be taken.
 	 */
 	smp_mb();
-	pte_notes_set(pte_ref_pmd_offset(pud, pudval, addr));
+	pte_notes_set(pte_ref_pmd_offset(pud, &pudval, addr));
 	if (!mm_pud_folded(mm))
 		pte_notes_set(pud);
 	rcu_read_unlock();
@@ -656,7 +658,7 @@ static bool pte_ref_next(struct mm_struct *mm, unsigned long *startp,
 		pudval = pudp_get(pud);
 		if (!pte_ref_pud_ok(pudval))
 			continue;
-		pmd = pte_ref_pmd_offset(pud, pudval, addr);
+		pmd = pte_ref_pmd_offset(pud, &pudval, addr);
 		for (; addr < next; pmd += PTE_NOTES_GROUP) {
 			unsigned long start = addr;
 
