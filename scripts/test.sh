@@ -340,7 +340,7 @@ check_boot_off()
 	local prog=$build/selftest/$arch/pte_ref
 	"$top/scripts/selftest-build.sh" pte_ref
 	export KERNEL=pte_ref DEBUG=1 NAME=test-off APPEND=pte_ref=off \
-		RUN="dmesg | grep 'pte_ref: off' && ! '$prog' -t pieces_4k -t ftruncate &&
+		RUN="dmesg | grep 'pte_ref: off' && ! '$prog' -t pieces_4k -t ftruncate 2>&1 &&
 			! grep -E '^pte_ref_[a-z_]+ [1-9]' /proc/vmstat"
 	run_guest "$tmp/out" "$top/scripts/boot.sh"
 	"$top/scripts/check-log.sh" "$build/log/console-test-off.log"
