@@ -1030,7 +1030,7 @@ static void wait_for(pid_t *pid)
 int main(int argc, char **argv)
 {
 	pid_t pid[MAX_PROCESSES] = {};
-	long taint, tables, nr_refs, seconds = 10, end, n;
+	long taint, now, tables, nr_refs, seconds = 10, end, n;
 	struct activity *a;
 	int i, opt;
 
@@ -1111,7 +1111,7 @@ int main(int argc, char **argv)
 	else
 		ksft_test_result(most_refs > nr_refs && refs() <= nr_refs,
 				 "refs: %ld, at most %ld, then %ld\n", nr_refs, most_refs, refs());
-	ksft_test_result(read_number("/proc/sys/kernel/tainted", -1) == taint, "taint: %#lx, then %#lx\n",
-			 taint, read_number("/proc/sys/kernel/tainted", -1));
+	now = read_number("/proc/sys/kernel/tainted", -1);
+	ksft_test_result(now == taint, "taint: %#lx, then %#lx\n", taint, now);
 	ksft_finished();
 }
