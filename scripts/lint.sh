@@ -57,8 +57,9 @@ for p in "${patches[@]}"; do
 done
 for f in "${new[@]}"; do
 	# The tree must know the symbols that the file uses.
+	before=$failed
 	(cd "$src" && check "checkpatch $f" "${checkpatch[@]}" "$(accepted "$f")" -f "$f"
-		exit "$failed") || failed=$((failed + 1))
+		exit $((failed > before))) || failed=$((failed + 1))
 	case $f in
 	*.c | *.h)
 		check "kernel-doc $f" env -C "$src" PYTHONDONTWRITEBYTECODE=1 \
