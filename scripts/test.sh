@@ -54,7 +54,15 @@ run()
 		long_took=$((long_took + took))
 	fi
 	echo "$word $1 ($took s)"
-	[ $word = ok ] || tail -n 20 "$logs/$1.log" | sed 's/^/    /'
+	[ $word = ok ] || show "$logs/$1.log" | sed 's/^/    /'
+}
+
+# show LOG: what failed, with the reason before it, however far above; and the end.
+show()
+{
+	grep -a -n -B 3 -E '^ *not ok |^guest died|WARNING: |BUG: ' "$1" | tail -n 40 || true
+	echo ...
+	tail -n 20 "$1"
 }
 
 skip()	# NAME WHY
