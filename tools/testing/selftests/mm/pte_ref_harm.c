@@ -42,6 +42,8 @@
 #define NOBODY		65534
 #define MAX_PROCS	12
 #define MAX_TABLES	4096
+/* Of a process that has mprotect() change them all. */
+#define LOCK_VMAS	8192
 
 /* Of the bystander. */
 #define FAULT_ROUNDS	12
@@ -270,29 +272,39 @@ static void percpu(void)
 	use_tables(&barrier);
 }
 
-/* mmap_lock is held for writing nearly all the time, and so is the lock of the VMA. */
+/*
+ * mmap_lock is held for writing nearly all the time, for long each time, since there
+ * are many VMAs to change, and so are their locks.
+ */
 static void *protect(void *arg)
 {
+	size_t len = attack->tables * table_size() + LOCK_VMAS * psize();
+
 	for (;;) {
-		mprotect(area, attack->tables * table_size(), PROT_READ);
-		mprotect(area, attack->tables * table_size(), PROT_READ | PROT_WRITE);
+		mprotect(area, len, PROT_READ);
+		mprotect(area, len, PROT_READ | PROT_WRITE);
 	}
 	return arg;
 }
 
 static void locked(void)
 {
-	int full = attack->tables / 16, noted = attack->tables - full;
+	int fd = map_file(1), i;
+	char *p = at(attack->tables);
 
 	map(attack->tables, -1);
-	/* The zero page, in each entry, which makes mprotect() slow. */
-	madvise(at(noted), full * table_size(), MADV_POPULATE_READ);
-	touch(noted);
+	/* Of the same offset each, so that they are not merged. */
+	for (i = 0; i < LOCK_VMAS; i++, p += psize()) {
+		if (mmap(p, psize(), PROT_READ | PROT_WRITE, MAP_FIXED | MAP_SHARED,
+			 fd, 0) == MAP_FAILED)
+			_exit(KSFT_FAIL);
+	}
+	touch(attack->tables);
 	start_thread(protect);
 	for (;;) {
-		empty(noted);
-		made(noted);
-		touch(noted);
+		empty(attack->tables);
+		made(attack->tables);
+		touch(attack->tables);
 	}
 }
 
@@ -323,7 +335,7 @@ static const struct attack attacks[] = {
 	{ "one_mm", notes, 1, MAX_TABLES },
 	{ "refs", refs, MAX_PROCS, 256 },
 	{ "percpu", percpu, 1, 16 },
-	{ "locked", locked, 4, 2048 },
+	{ "locked", locked, MAX_PROCS, 64 },
 	{ "exits", exits, MAX_PROCS, 64 },
 };
 
