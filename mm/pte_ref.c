@@ -246,7 +246,7 @@ unsigned long pte_ref_read(struct ptdesc *ptdesc)
 /*
  * A table that is not tracked is never freed either.  In one that was unlinked
  * half a pointer may lie in the place of the count, see pte_free_chain(): that
- * is negative, and so no pin.
+ * is negative, on UML a small number, and so no pin.
  */
 static bool pte_ref_pinned(struct ptdesc *ptdesc)
 {
@@ -329,7 +329,10 @@ void pte_ref_recount(pte_t *ptep)
 		return;
 	for (i = 0; i < PTRS_PER_PTE; i++)
 		nr += !pte_none(READ_ONCE(first[i]));
-	/* Negative: free_user_ptes() unlinked it while we waited. */
+	/*
+	 * Negative: free_user_ptes() unlinked it while we waited.  On UML that
+	 * is half a positive pointer, which is zero with less than 2 GiB.
+	 */
 	WARN_ONCE(nr != ptdesc->pte_populated && (nr || ptdesc->pte_populated > 0),
 		  "pte_ref: mismatch: %d entries, %d counted\n",
 		  nr, ptdesc->pte_populated);
