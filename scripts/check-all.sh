@@ -87,7 +87,7 @@ check_kasan()
 	leaks
 }
 
-# All accesses count, but only those of our functions: stock has such races. In a guest
+# Each plain access of our functions counts, and none of stock's, which has many. In a guest
 # without KVM few of them meet: more are watched, for longer.
 check_kcsan()
 {
