@@ -38,4 +38,25 @@ done <<-END
 	devices MEMORY_HOTPLUG=y MEMORY_HOTREMOVE=y ZONE_DEVICE=y DEVICE_PRIVATE=y
 	tracking CHECKPOINT_RESTORE=y MEM_SOFT_DIRTY=y X86_MCE=y MEMORY_FAILURE=y UPROBES=y PROFILING=y NUMA_BALANCING=y
 END
+
+# An architecture without the option, where pmd_none() takes the address of what it is given.
+m68k()
+{
+	local cross=m68k-linux-gnu- cc make out=$build/kernel-m68k
+	local symbols=(MMU VIRT M68040 WERROR SHMEM SWAP PROC_FS USERFAULTFD)
+	use_ccache
+	mkdir -p "$out"
+	printf 'CONFIG_%s=y\n' "${symbols[@]}" >"$out/wanted"
+	make=(kmake -C "$build/src/pte_ref" O="$out" ARCH=m68k CROSS_COMPILE="$cross" CC="$cc"
+		-j"${JOBS:-$(nproc)}")
+	"${make[@]}" KCONFIG_ALLCONFIG="$out/wanted" allnoconfig && "${make[@]}" mm/ fs/proc/
+}
+"$top/scripts/packages.sh" configs
+if m68k </dev/null >"$build/log/m68k.build.log" 2>&1; then
+	echo "ok m68k"
+else
+	echo "FAIL m68k"
+	grep -m 5 -E 'warning:|error:' "$build/log/m68k.build.log" || true
+	failed=$((failed + 1))
+fi
 [ $failed -eq 0 ] || die "$failed configurations do not compile, or not without warnings"

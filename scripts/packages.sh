@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: GPL-2.0
 # Installs the Debian packages that the other scripts use, for this machine or ARCH=; with
 # the word deb also those that only make deb and make check-deb need, with mm those of
-# scripts/mm-tests.sh.
+# scripts/mm-tests.sh, with configs those of scripts/configs.sh.
 set -euo pipefail
 options='ARCH'
-words='[deb|mm]'
+words='[deb|mm|configs]'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
@@ -33,7 +33,8 @@ case ${1:-} in
 # To build packages, and a root to install them in.
 deb) packages+=(debhelper dpkg-dev e2fsprogs libdw-dev mmdebstrap openssl pahole) ;;
 mm) packages+=(liburing-dev) ;;
-*) die "$1: must be deb or mm" ;;
+configs) packages+=(gcc-m68k-linux-gnu) ;;
+*) die "$1: must be deb, mm or configs" ;;
 esac
 
 missing()
