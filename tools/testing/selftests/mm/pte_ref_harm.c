@@ -43,7 +43,7 @@
 #define MAX_PROCS	12
 #define MAX_TABLES	4096
 /* Of a process that has mprotect() change them all. */
-#define LOCK_VMAS	8192
+#define LOCK_VMAS	24000
 
 /* Of the bystander. */
 #define FAULT_ROUNDS	12
