@@ -51,6 +51,32 @@ static void freed_at_zero_only(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, watched(&t->watch), 1);
 }
 
+/*
+ * GUP-fast and other walks without a lock may have read the PMD entry before it
+ * was cleared.  The table is one until they are done.
+ */
+static void freed_table_outlives_walks(struct kunit *test)
+{
+	struct table *t = test->priv;
+	struct page *page = ptdesc_page(t->ptdesc);
+	bool freed, stays;
+
+	lock_table(t);
+	KUNIT_EXPECT_TRUE(test, PageTable(page));
+	rcu_read_lock();
+	freed = free_table(t);
+	/* So that works and softirqs of another CPU run. */
+	mdelay(20);
+	stays = PageTable(page);
+	rcu_read_unlock();
+	unlock_table(t);
+	KUNIT_EXPECT_TRUE(test, freed);
+	KUNIT_EXPECT_TRUE(test, stays);
+
+	pte_ref_flush(t->mm);
+	KUNIT_EXPECT_EQ(test, watched(&t->watch), 1);
+}
+
 static void fresh_table_can_be_freed(struct kunit *test)
 {
 	struct table *t = test->priv;
@@ -372,6 +398,7 @@ static void untracked_table_stays(struct kunit *test)
 
 static struct kunit_case pte_ref_reclaim_cases[] = {
 	KUNIT_CASE(freed_at_zero_only),
+	KUNIT_CASE(freed_table_outlives_walks),
 	KUNIT_CASE(fresh_table_can_be_freed),
 	KUNIT_CASE(held_table_is_not_freed),
 	KUNIT_CASE(freed_by_two_cpus),
