@@ -142,10 +142,22 @@ broken()
 	[ "$(accel)" != kvm ] && grep -q 'Oops: int3' "$console" 2>/dev/null
 }
 
+# QEMU itself has crashed: the console ends before the command, and says nothing of it.
+vanished()
+{
+	[ "$(accel)" != kvm ] && [ $status -eq 255 ] &&
+		! grep -qE 'Kernel panic|Oops|BUG:|virtme-init: starting script' "$console" 2>/dev/null
+}
+
 boot
 for _ in 1 2; do
-	broken || break
-	log "[boot] QEMU missed a patched instruction; console: $console.int3"
+	if broken; then
+		log "[boot] QEMU missed a patched instruction; console: $console.int3"
+	elif vanished; then
+		log "[boot] QEMU ended while the kernel started; console: $console.int3"
+	else
+		break
+	fi
 	# Before the command there is nothing yet that would be done twice.
 	! grep -q 'virtme-init: starting script' "$console" || break
 	mv -f "$console" "$console.int3"

@@ -657,6 +657,7 @@ check_broken_guest()
 		1) echo 'Oops: int3: 0000 [#1]' >"$console"; exit 1 ;;
 		2) printf '%s\n' 'virtme-init: starting script' 'Oops: int3: 0000 [#1]' >"$console"
 			echo half; exit 1 ;;
+		11) echo 'PCI: Using configuration' >"$console"; exit 255 ;;
 		*) printf '%s\n' 'virtme-init: starting script' 'virtme-init: script returned' >"$console"
 			echo whole; exit 7 ;;
 		esac
@@ -673,6 +674,11 @@ check_broken_guest()
 	run_guest "$tmp/out" "$top/scripts/boot.sh" || status=$?
 	[ $status -eq 7 ] || fail "status $status, not that of the command"
 	[ "$(cat "$tmp/out")" = whole ] || fail "the output of the broken run is kept"
+	# QEMU crashes.
+	echo 10 >"$COUNT"
+	status=0
+	"$top/scripts/boot.sh" || status=$?
+	[ $status -eq 7 ] || fail "status $status, not that of the command, after QEMU crashed"
 }
 
 # Output, exit status, host files to read, one directory to write.
