@@ -94,7 +94,7 @@ for f in failslab fail_page_alloc; do
 	[ $n -gt 100 ] || i=100
 done
 echo "injected:$injected $ran of $# ran; left: $left page tables, $refs_left refs, $notes_left notes"
-[ $i -lt 100 ] && [ $ran -gt $(($# / 2)) ] && [ $failed -gt 0 ]
+[ $i -lt 100 ] && [ $ran -gt $(($# / 2)) ] && [ $failed -gt 0 ] || exit 1
 [ "$kernel" = pte_ref ] || exit 0
 read -r at_once_now deferred_now < <(freed)
 echo "freed: $((at_once_now - at_once)) at once, $((deferred_now - deferred)) later"
