@@ -91,11 +91,13 @@ check_kasan()
 # without KVM few of them meet: more are watched, for longer.
 check_kcsan()
 {
-	local f=$build/kernel-pte_ref-kcsan-wide/mm
+	local f=$build/kernel-pte_ref-kcsan-wide
 	other_kernel kcsan KCSAN=y KCSAN_EARLY_ENABLE=y KCSAN_STRICT=y \
 		KCSAN_DELAY_RANDOMIZE=y KCSAN_SKIP_WATCH_RANDOMIZE=y KCSAN_SKIP_WATCH=500 \
 		KCSAN_UDELAY_TASK=500 KCSAN_UDELAY_INTERRUPT=50
-	KCSAN_OF=$(nm "$f"/pte_ref*.o | awk '$2 ~ /[tT]/ && $3 ~ /^[[:alpha:]_]/ { sub(/\..*/, "", $3); print $3 }' |
+	KCSAN_OF=$(nm "$f"/mm/{pte_ref*,fail_pte_table}.o "$f"/lib/{percpu-refcount,test_vm_insert}.o \
+		"$f"/lib/tests/{percpu_ref_kunit,pte_ref/*}.o |
+		awk '$2 ~ /[tT]/ && $3 ~ /^[[:alpha:]_]/ { sub(/\..*/, "", $3); print $3 }' |
 		sort -u | paste -sd'|')
 	export KCSAN_OF
 	"$top/scripts/kunit-qemu.sh"

@@ -409,7 +409,7 @@ static int hammer_fn(void *arg)
 				percpu_ref_put(h->ref);
 			}
 		}
-		h->done++;
+		WRITE_ONCE(h->done, h->done + 1);
 		cond_resched();
 	}
 	return 0;
