@@ -3,11 +3,12 @@
 # Boots a kernel by virtme-ng on the files of this machine (read only, writes
 # go to memory), or with those of scripts/root.sh if ARCH= is another architecture.
 # With RUN: one command; its output is the output, its exit status the exit status.
-# Without: a shell. CPU= names another model of QEMU.
+# Without: a shell. CPU= names another model of QEMU. STALLED: seconds without a line of the
+# console after which a start is given up, and without KVM tried again.
 #   124: time limit. 125: the guest died. 126: QEMU broke it, run it again.
 # The console is kept in BUILD/log.
 set -euo pipefail
-options='ACCEL APPEND ARCH CPU CPUS DEBUG IMAGE KERNEL MEM NAME PAGES QEMU_OPTS RUN RWDIR TIMEOUT'
+options='ACCEL APPEND ARCH CPU CPUS DEBUG IMAGE KERNEL MEM NAME PAGES QEMU_OPTS RUN RWDIR STALLED TIMEOUT'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
@@ -130,10 +131,32 @@ boot()
 		--qemu-opts -set "chardev.console.path=$console" "${qemu[@]}" \
 		</dev/null > >(exec cat) 2> >(exec cat >&2) &
 	pid=$!
+	rm -f "$console.stalled"
+	watch_start </dev/null >/dev/null 2>&1 &
+	watcher=$!
 	status=0
 	wait $pid || status=$?
+	kill $watcher 2>/dev/null || true
 }
-trap 'kill $pid 2>/dev/null; exit 130' INT TERM
+pid='' watcher=''
+trap 'kill $pid $watcher 2>/dev/null; exit 130' INT TERM
+
+# Ends a guest whose kernel says nothing for STALLED seconds (300) before the command.
+watch_start()
+{
+	local size=-1 now quiet=0 most
+	most=$(patience "${STALLED:-300}")
+	while sleep 2; do
+		! grep -q 'virtme-init: starting script' "$console" 2>/dev/null || return 0
+		now=$(stat -c %s "$console" 2>/dev/null || echo 0)
+		[ "$now" = "$size" ] || quiet=0
+		size=$now quiet=$((quiet + 2))
+		[ $quiet -ge "$most" ] || continue
+		touch "$console.stalled"
+		kill $pid
+		return 0
+	done
+}
 
 # Without KVM, one virtual CPU patches an instruction, and another executes what QEMU
 # made of the breakpoint that was there meanwhile.
@@ -142,10 +165,11 @@ broken()
 	[ "$(accel)" != kvm ] && grep -q 'Oops: int3' "$console" 2>/dev/null
 }
 
-# QEMU itself has crashed: the console ends before the command, and says nothing of it.
+# QEMU itself has crashed, or its timers keep it busy for ever: the console ends before the
+# command, and says nothing of it.
 vanished()
 {
-	[ "$(accel)" != kvm ] && [ $status -eq 255 ] &&
+	[ "$(accel)" != kvm ] && { [ $status -eq 255 ] || [ -e "$console.stalled" ]; } &&
 		! grep -qE 'Kernel panic|Oops|BUG:|virtme-init: starting script' "$console" 2>/dev/null
 }
 
@@ -154,7 +178,7 @@ for _ in 1 2; do
 	if broken; then
 		log "[boot] QEMU missed a patched instruction; console: $console.int3"
 	elif vanished; then
-		log "[boot] QEMU ended while the kernel started; console: $console.int3"
+		log "[boot] QEMU crashed or hung while the kernel started; console: $console.int3"
 	else
 		break
 	fi

@@ -658,6 +658,7 @@ check_broken_guest()
 		2) printf '%s\n' 'virtme-init: starting script' 'Oops: int3: 0000 [#1]' >"$console"
 			echo half; exit 1 ;;
 		11) echo 'PCI: Using configuration' >"$console"; exit 255 ;;
+		21) echo 'PCI: Using configuration' >"$console"; exec sleep 600 ;;
 		*) printf '%s\n' 'virtme-init: starting script' 'virtme-init: script returned' >"$console"
 			echo whole; exit 7 ;;
 		esac
@@ -679,6 +680,11 @@ check_broken_guest()
 	status=0
 	"$top/scripts/boot.sh" || status=$?
 	[ $status -eq 7 ] || fail "status $status, not that of the command, after QEMU crashed"
+	# QEMU hangs.
+	echo 20 >"$COUNT"
+	status=0
+	STALLED=1 "$top/scripts/boot.sh" || status=$?
+	[ $status -eq 7 ] || fail "status $status, not that of the command, after QEMU hung"
 }
 
 # Output, exit status, host files to read, one directory to write.
@@ -781,7 +787,7 @@ if [ "${1:-}" = --one ]; then
 fi
 
 # Each check says itself what it boots and builds.
-unset ARCH BUILT CONFIG CPU PAGES KUNIT_CONFIG FILTER KERNEL DEBUG QUICK TIME GROUP NO_REFS OFF PATCH RUN TIMEOUT RWDIR TREE MEM CPUS APPEND QEMU_OPTS
+unset ARCH BUILT CONFIG CPU PAGES KUNIT_CONFIG FILTER KERNEL DEBUG QUICK TIME GROUP NO_REFS OFF PATCH RUN TIMEOUT STALLED RWDIR TREE MEM CPUS APPEND QEMU_OPTS
 start=$SECONDS
 mkdir -p "$logs" "$cache"
 lock test
