@@ -166,11 +166,12 @@ broken()
 }
 
 # QEMU itself has crashed, or its timers keep it busy for ever: the console ends before the
-# command, and says nothing of it.
+# command, and says nothing of it. A kernel that hangs complains sooner: of a lockup, a task.
 vanished()
 {
 	[ "$(accel)" != kvm ] && { [ $status -eq 255 ] || [ -e "$console.stalled" ]; } &&
-		! grep -qE 'Kernel panic|Oops|BUG:|virtme-init: starting script' "$console" 2>/dev/null
+		! grep -q 'virtme-init: starting script' "$console" 2>/dev/null &&
+		{ "$top/scripts/check-log.sh" "$console" >/dev/null 2>&1 || [ $? -eq 2 ]; }
 }
 
 boot

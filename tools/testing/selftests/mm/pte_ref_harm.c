@@ -280,10 +280,10 @@ static void *protect(void *arg)
 {
 	size_t len = attack->tables * table_size() + LOCK_VMAS * psize();
 
-	for (;;) {
-		mprotect(area, len, PROT_READ);
-		mprotect(area, len, PROT_READ | PROT_WRITE);
-	}
+	while (!mprotect(area, len, PROT_READ) &&
+	       !mprotect(area, len, PROT_READ | PROT_WRITE))
+		;
+	_exit(KSFT_FAIL);
 	return arg;
 }
 
