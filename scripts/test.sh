@@ -659,6 +659,7 @@ check_broken_guest()
 			echo half; exit 1 ;;
 		11) echo 'PCI: Using configuration' >"$console"; exit 255 ;;
 		21) echo 'PCI: Using configuration' >"$console"; exec sleep 600 ;;
+		31) echo 'INFO: task kunit:1 blocked for more than 120 seconds' >"$console"; exit 255 ;;
 		*) printf '%s\n' 'virtme-init: starting script' 'virtme-init: script returned' >"$console"
 			echo whole; exit 7 ;;
 		esac
@@ -685,6 +686,11 @@ check_broken_guest()
 	status=0
 	STALLED=1 "$top/scripts/boot.sh" || status=$?
 	[ $status -eq 7 ] || fail "status $status, not that of the command, after QEMU hung"
+	# The kernel hangs: that is not tried again.
+	echo 30 >"$COUNT"
+	status=0
+	"$top/scripts/boot.sh" || status=$?
+	[ $status -eq 125 ] || fail "status $status, not 125, after the kernel hung"
 }
 
 # Output, exit status, host files to read, one directory to write.
