@@ -1,10 +1,10 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Do the KUnit suites notice when the code is wrong? Takes one argument of mm/pte_ref*.c
-# after the other away, as scripts/mutants.list says, builds UML and runs the case that
-# must fail then: "caught NAME by SUITE.CASE" and how, or "MISSED NAME". What no case can
-# see is in the list with the reason. With names only those. TEST: suites to run instead, as
-# kunit.py takes them; then all that fail are named.
+# Do the tests notice when the code is wrong? Takes one argument of mm/pte_ref*.c after the
+# other away, as scripts/mutants.list says, and runs the test that must fail then: a case of
+# KUnit, on UML, or for what UML has not a test in a guest. "caught NAME by TEST" and how, or
+# "MISSED NAME". What no test can see is in the list with the reason. With names only those.
+# TEST: suites of KUnit to run instead, as kunit.py takes them; then all that fail are named.
 set -euo pipefail
 options='JOBS SRC TEST'
 words='[NAME]...'
@@ -30,10 +30,12 @@ mkdir -p "$dir/log"
 # By links; what is changed is replaced by a new file, which make takes for newer.
 rm -rf "$dir/src"
 cp -al "$src" "$dir/src"
+# The source that is changed now.
+into=$dir/src
 fresh()	# FILE
 {
 	cp "$src/$1" "$dir/new"
-	mv "$dir/new" "$dir/src/$1"
+	mv "$dir/new" "$into/$1"
 }
 
 # kunit NAME FILTER: fails if a test does, or the log of the kernel is bad.
@@ -58,7 +60,45 @@ mutate()
 	if cmp -s "$src/$1" "$dir/new"; then
 		die "$name changes nothing: $2() of $1 is not what it was, or the list is wrong"
 	fi
-	mv "$dir/new" "$dir/src/$1"
+	mv "$dir/new" "$into/$1"
+}
+
+# Tests in a guest, with the debug kernel: kunit:SUITE.CASE, selftest:CASE of pte_ref,
+# race:CALLER of pte_ref_race at each point, race:CALLER/ATTACKER for ten seconds.
+guest_test()	# TEST
+{
+	local test=${1#*:} progs=$build/selftest/$arch
+	case $1 in
+	kunit:*) echo true ;;
+	selftest:*) echo "'$progs/pte_ref' -t '${test#*.}'" ;;
+	race:*/*) echo "'${progs}/pte_ref_race' -w $(patience 10) -t 10 -v '${test%/*}' -a '${test#*/}'" ;;
+	race:*) echo "'${progs}/pte_ref_race' -w $(patience 10) -v '$test'" ;;
+	*) die "$list: $1: no such kind of test" ;;
+	esac
+}
+
+# guest NAME TEST...: builds the kernel of $guest and runs them; fails if one does, or the
+# log of the kernel is bad.
+guest()
+{
+	local log=$dir/log/$1-guest cases=() run test console=$build/log/console-mutant.log status=0
+	run="'$top/scripts/guest-swap.sh' 64 >/dev/null && cd /tmp"
+	shift
+	for test; do
+		[[ $test != kunit:* ]] || cases+=("${test#*:}")
+		run+=" && $(guest_test "$test")"
+	done
+	# Several cases are of all suites.
+	[ ${#cases[@]} -le 1 ] || cases=('p*_ref*')
+	BUILD=$guest KERNEL=pte_ref DEBUG=1 "$top/scripts/kernel.sh" >"$log" 2>&1 ||
+		die "a mutation does not compile, see $log"
+	IMAGE=$(build=$guest kernel_image pte_ref 1) NAME=mutant TIMEOUT=$(patience 600) RUN=$run \
+		APPEND="${cases[*]:+kunit.enable=1 kunit.autorun=1 kunit.filter_glob=${cases[*]}}" \
+		"$top/scripts/boot.sh" >>"$log" 2>&1 </dev/null || status=$?
+	[ $status -ne 126 ] || die "QEMU broke a guest: run it again, see $log"
+	[ ${#cases[@]} -eq 0 ] || grep -E '^(\[[^]]*\] )? *(not )?ok ' "$console" >>"$log"
+	[ $status -eq 0 ] && ! grep -qE '^(\[[^]]*\] )? *not ok ' "$log" &&
+		"$top/scripts/check-log.sh" "$console" >>"$log" 2>&1
 }
 
 for f in "$src"/mm/pte_ref*.c; do
@@ -72,9 +112,37 @@ step_done
 # A case that there is not fails as well.
 [ -n "${TEST:-}" ] || while read -r test; do
 	grep -qE "\[PASSED\] ${test#*.}( |\$)" "$dir/log/none" || die "$list: there is no case $test"
-done < <(awk '/^[^#]/ && $4 != "none" { print $4 }' "$list" | sort -u)
+done < <(awk '/^[^#]/ && $4 != "none" && $4 !~ /:/ { print $4 }' "$list" | sort -u)
 # A case that takes longer than all of them hangs.
 export TIMEOUT=$((SECONDS - start + 60))
+
+
+# The tests in a guest that the chosen mutations name.
+guest_tests()
+{
+	awk -v names=" $* " '/^[^#]/ && $4 ~ /:/ && (names == "  " || index(names, " " $1 " ")) {
+		print $4 }' "$list" | sort -u
+}
+guest=
+guest_start()
+{
+	local test tests
+	guest=$dir/guest
+	rm -rf "$guest/src"
+	mkdir -p "$guest/src"
+	cp -al "$src" "$guest/src/pte_ref"
+	cp "$build/src/stock.stamp" "$guest/src/"
+	"$top/scripts/selftest-build.sh" pte_ref pte_ref_race
+	mapfile -t tests < <(guest_tests "$@")
+	step mutants "none yet, in a guest: all must pass"
+	guest none "${tests[@]}" || die "tests in a guest fail as it is, see $dir/log/none-guest"
+	! grep '# SKIP' "$dir/log/none-guest" || die "a test in a guest is skipped"
+	for test in "${tests[@]}"; do
+		grep -qE "ok [0-9]+ (.*\.)?${test##*[:./]}\s*\$" "$dir/log/none-guest" ||
+			die "$list: there is no test $test"
+	done
+	step_done
+}
 
 why=
 while read -r -u 3 name file function test command; do
@@ -85,9 +153,22 @@ while read -r -u 3 name file function test command; do
 		reason=$why
 		why=
 		[ $# -eq 0 ] || [[ " $* " == *" $name "* ]] || continue
+		into=$dir/src
+		if [[ -z ${TEST:-} && $test == *:* ]]; then
+			[ -n "$guest" ] || guest_start "$@"
+			into=$guest/src/pte_ref
+		fi
 		mutate "mm/$file.c" "$function" "$command"
 		if [ "$test" = none ] && [ -z "${TEST:-}" ]; then
 			echo "none $name: $reason"
+		elif [ "$into" != "$dir/src" ]; then
+			if guest "$name" "$test"; then
+				missed=$((missed + 1))
+				echo "MISSED $name: $reason"
+			else
+				how=$(grep -m 1 -oE 'not ok [0-9]* [^ ]*' "$dir/log/$name-guest") || how=
+				echo "caught $name by $test: ${how:-the log of the kernel, or its end}"
+			fi
 		elif compile "$name" && BUILT=1 kunit "$name" "${TEST:-$test}"; then
 			missed=$((missed + 1))
 			echo "MISSED $name: $reason"

@@ -2621,16 +2621,18 @@ TEST_F(data, thp_stays_small)
 	if (!p)
 		SKIP(return, "no huge page to be had");
 
-	/* In the process, and in a child that it forks when the table is gone. */
+	/* In the process, and in a child: forked when the table is empty, and when it is gone. */
 	ASSERT_EQ(advise_pieces(a, p, len, 32, MADV_DONTNEED), 0);
-	let_go(_metadata, a, 0);
-	pid = fork();
-	ASSERT_GE(pid, 0);
-	if (!pid) {
-		*p = 1;
-		_exit(is_huge(a, p));
+	for (int i = 0; i < 2; i++) {
+		pid = fork();
+		ASSERT_GE(pid, 0);
+		if (!pid) {
+			*p = 1;
+			_exit(is_huge(a, p));
+		}
+		ASSERT_EQ(wait_child(pid), 0);
+		let_go(_metadata, a, 0);
 	}
-	ASSERT_EQ(wait_child(pid), 0);
 	/* And where it is moved to. */
 	q = table(a, 3);
 	ASSERT_EQ(mremap(p, len, len, MREMAP_MAYMOVE | MREMAP_FIXED, q), q);
@@ -2665,6 +2667,17 @@ TEST_F(data, thp_stays_small)
 	fill(a, p, len);
 	if (!is_huge(a, p) && no_huge_left(a))
 		SKIP(return, "no third huge page to be had");
+	ASSERT_TRUE(is_huge(a, p));
+
+	/* The same without a table to move. */
+	ASSERT_EQ(zap_pages(a, p, len), 0);
+	let_go(_metadata, a, 1);
+	ASSERT_EQ(mremap(p, len, len, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, q), q);
+	*q = 1;
+	ASSERT_FALSE(is_huge(a, q));
+	fill(a, p, len);
+	if (!is_huge(a, p) && no_huge_left(a))
+		SKIP(return, "no fourth huge page to be had");
 	ASSERT_TRUE(is_huge(a, p));
 
 	/* And another mapping in its place. */
