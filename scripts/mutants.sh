@@ -132,7 +132,8 @@ guest_start()
 	mkdir -p "$guest/src"
 	cp -al "$src" "$guest/src/pte_ref"
 	cp "$build/src/stock.stamp" "$guest/src/"
-	"$top/scripts/selftest-build.sh" pte_ref pte_ref_race
+	"$top/scripts/selftest-build.sh" pte_ref
+	"$top/scripts/selftest-build.sh" pte_ref_race
 	mapfile -t tests < <(guest_tests "$@")
 	step mutants "none yet, in a guest: all must pass"
 	guest none "${tests[@]}" || die "tests in a guest fail as it is, see $dir/log/none-guest"

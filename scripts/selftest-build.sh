@@ -8,6 +8,7 @@ words='NAME'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
+[ $# -eq 1 ] || die "one program at a time"
 name=$1
 src=$build/src/pte_ref
 out=$build/selftest/$arch
