@@ -64,15 +64,14 @@ mutate()
 }
 
 # Tests in a guest, with the debug kernel: kunit:SUITE.CASE, selftest:CASE of pte_ref,
-# race:CALLER of pte_ref_race at each point, race:CALLER/ATTACKER for ten seconds.
+# race:CALLER of pte_ref_race at each point.
 guest_test()	# TEST
 {
 	local test=${1#*:} progs=$build/selftest/$arch
 	case $1 in
 	kunit:*) echo true ;;
 	selftest:*) echo "'$progs/pte_ref' -t '${test#*.}'" ;;
-	race:*/*) echo "'${progs}/pte_ref_race' -w $(patience 10) -t 10 -v '${test%/*}' -a '${test#*/}'" ;;
-	race:*) echo "'${progs}/pte_ref_race' -w $(patience 10) -v '$test'" ;;
+	race:*) echo "'$progs/pte_ref_race' -w $(patience 10) -v '$test'" ;;
 	*) die "$list: $1: no such kind of test" ;;
 	esac
 }
@@ -139,7 +138,7 @@ guest_start()
 	guest none "${tests[@]}" || die "tests in a guest fail as it is, see $dir/log/none-guest"
 	! grep '# SKIP' "$dir/log/none-guest" || die "a test in a guest is skipped"
 	for test in "${tests[@]}"; do
-		grep -qE "ok [0-9]+ (.*\.)?${test##*[:./]}\s*\$" "$dir/log/none-guest" ||
+		grep -qE "ok [0-9]+ (.*\.)?${test##*[:.]}\s*\$" "$dir/log/none-guest" ||
 			die "$list: there is no test $test"
 	done
 	step_done

@@ -430,6 +430,11 @@ static int pass_zero_fn(void *arg)
 	return 0;
 }
 
+static bool fork_skips(struct table *t)
+{
+	return pte_ref_fork_empty(t->vma, t->vma, t->pmd, t->pmd, t->addr);
+}
+
 /* fork() must copy what rmap is about to replace. */
 static void passing_zero_is_not_empty(struct kunit *test)
 {
@@ -443,9 +448,9 @@ static void passing_zero_is_not_empty(struct kunit *test)
 
 	init_completion(&p.done);
 	lock_table(t);
-	KUNIT_EXPECT_TRUE(test, pte_ref_empty_locked(t->mm, t->pmd, t->addr));
+	KUNIT_EXPECT_TRUE(test, fork_skips(t));
 	set_entry(t, PRESENT, 0);
-	KUNIT_EXPECT_FALSE(test, pte_ref_empty_locked(t->mm, t->pmd, t->addr));
+	KUNIT_EXPECT_FALSE(test, fork_skips(t));
 	task = kthread_run(pass_zero_fn, &p, "pte_ref_zero");
 	if (IS_ERR(task)) {
 		KUNIT_FAIL(test, "no thread");
@@ -455,7 +460,7 @@ static void passing_zero_is_not_empty(struct kunit *test)
 	/* Pairs with pass_zero_fn(). */
 	while (!smp_load_acquire(&p.at_zero) && time_before(jiffies, end))
 		usleep_range(50, 200);
-	KUNIT_EXPECT_FALSE(test, pte_ref_empty_locked(t->mm, t->pmd, t->addr));
+	KUNIT_EXPECT_FALSE(test, fork_skips(t));
 	wait_for_completion(&p.done);
 out:
 	clear_table(t);
