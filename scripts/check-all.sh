@@ -67,10 +67,12 @@ check_nosplit()
 	TIME=$time "$top/scripts/race.sh"
 }
 
-# Locks that sleep.
+# Locks that sleep. Such a kernel has no huge pages.
 check_rt()
 {
-	other_kernel rt EXPERT=y PREEMPT_RT=y FAIL_PTE_TABLE=n NUMA_BALANCING=n
+	export NO_THP=1
+	other_kernel rt PREEMPT_RT=y FAIL_PTE_TABLE=n NUMA_BALANCING=n \
+		TRANSPARENT_HUGEPAGE=n TRANSPARENT_HUGEPAGE_MADVISE=n
 	"$top/scripts/kunit-qemu.sh"
 	"$top/scripts/selftest.sh" pte_ref
 	TIME=$time "$top/scripts/race.sh"

@@ -5,9 +5,10 @@
 # can meet that (fault injection); with TIME for so many seconds per group of callers, and
 # a second for each pair at least, against threads that empty and free the table. GROUP
 # names one group. NO_REFS=1, without TIME: there is no memory for a ref. OFF=1, with TIME:
-# pte_ref=off, so that only CONFIG_PT_RECLAIM frees tables.
+# pte_ref=off, so that only CONFIG_PT_RECLAIM frees tables. NO_THP=1: the kernel has no
+# huge pages.
 set -euo pipefail
-options='APPEND ARCH CPU DEBUG GROUP KERNEL NO_REFS OFF PAGES TIME'
+options='APPEND ARCH CPU DEBUG GROUP KERNEL NO_REFS NO_THP OFF PAGES TIME'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
@@ -61,6 +62,7 @@ step_done
 # and what an older CPU has not.
 may_skip='a huge page has'
 [ -z "${CPU:-}" ] || may_skip+='|no accessed bit of the CPU'
+[ -z "${NO_THP:-}" ] || may_skip+='|no transparent huge pages|no huge pages of the device'
 # The driver of the tests is in the debug kernels only.
 [ "$debug" != 0 ] || may_skip+='|no CONFIG_TEST_VM_INSERT'
 if [ "$kernel" = pte_ref ] &&

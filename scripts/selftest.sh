@@ -5,7 +5,7 @@
 # kept, but the one that CONFIG_PT_RECLAIM knows, and all else must pass. Arguments
 # choose: pte_ref, stock. The output of the program is kept in BUILD/log.
 set -euo pipefail
-options='ARCH CPU MTE PAGES TIMEOUT'
+options='ARCH CPU MTE NO_THP PAGES TIMEOUT'
 words='[pte_ref|stock]...'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -17,12 +17,15 @@ pt_reclaim=" reclaim.aligned "
 version=$(version) || exit 1
 [ "$version" != 7.2 ] || pt_reclaim+="reclaim.thp_madv_free "
 skipped=" data.no_growth data.passing_zero "
-# What the machine of a guest has or not; MTE=1 says that it has tags for memory.
+# What the machine of a guest has or not; MTE=1 says that it has tags for memory, NO_THP=1
+# that the kernel has no huge pages.
 case $arch in
 x86_64) lacks=" data.cont_hugetlb data.cont_hugetlb_moved reclaim.high_address " ;;
 arm64) lacks=" data.mte " ;;
 esac
 [ -z "${MTE:-}" ] || lacks=
+[ -z "${NO_THP:-}" ] || lacks+=" reclaim.thp_split reclaim.thp_madv_free reclaim.thp_collapsed
+	data.fork_truncate data.thp data.thp_shmem data.thp_stays_small "
 # A huge page of 512 MiB is none of a file.
 [[ $pages != 64k* ]] || lacks+=" data.thp_shmem "
 # Two levels of tables have no PMD table, and 42 bits of address; older CPUs have 48.
