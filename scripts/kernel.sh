@@ -51,6 +51,10 @@ use_ccache
 args=(-C "$src" "O=$out" "ARCH=$arch" "CROSS_COMPILE=$cross" "CC=$cc" "HOSTCC=$hostcc"
 	KBUILD_BUILD_USER=build KBUILD_BUILD_HOST=build
 	"KBUILD_BUILD_TIMESTAMP=Thu Jan  1 00:00:00 UTC 1970")
+# ccache does not see what .incbin reads. It would take the compressed kernel of another
+# build for this one's, if both have the same size; an option that it does not know keeps
+# it away.
+[ "$srcarch" != x86 ] || args+=(AFLAGS_piggy.o=-save-temps=obj)
 
 # The wanted symbols; the last fragment that names one wins.
 wanted()
@@ -104,6 +108,15 @@ configure()
 	echo "$id" >"$out/.config.id"
 }
 
+# The image that was built boots the kernel that was built.
+check_image()
+{
+	local dir=$out/arch/x86/boot/compressed
+	objcopy -O binary -j .rodata..compressed "$dir/piggy.o" "$dir/piggy.bin"
+	cmp -s "$dir/vmlinux.bin.lz4" "$dir/piggy.bin" ||
+		die "$name: the image has another kernel in it: rm -r $out"
+}
+
 mkdir -p "$build/log"
 lock "$name"
 need_space "$build" 1500
@@ -126,6 +139,7 @@ kmake "${args[@]}" -j"${JOBS:-$(nproc)}" "${targets[@]}" </dev/null >"$logfile" 
 	fi
 	die "building $name failed, see $logfile"
 }
+[[ " ${targets[*]} " != *" bzImage "* ]] || check_image
 if grep -q 'warning:' "$logfile"; then
 	log "[kernel] $(grep -c 'warning:' "$logfile") compiler warnings, see $logfile"
 fi

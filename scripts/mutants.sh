@@ -63,15 +63,12 @@ mutate()
 	mv "$dir/new" "$into/$1"
 }
 
-# Tests in a guest, with the debug kernel: kunit:SUITE.CASE, selftest:CASE of pte_ref,
-# race:CALLER of pte_ref_race at each point.
+# Tests in a guest, with the debug kernel: kunit:SUITE.CASE, selftest:CASE of pte_ref.
 guest_test()	# TEST
 {
-	local test=${1#*:} progs=$build/selftest/$arch
 	case $1 in
 	kunit:*) echo true ;;
-	selftest:*) echo "'$progs/pte_ref' -t '${test#*.}'" ;;
-	race:*) echo "'$progs/pte_ref_race' -w $(patience 10) -v '$test'" ;;
+	selftest:*) echo "'$build/selftest/$arch/pte_ref' -t '${1#*.}'" ;;
 	*) die "$list: $1: no such kind of test" ;;
 	esac
 }
@@ -132,7 +129,6 @@ guest_start()
 	cp -al "$src" "$guest/src/pte_ref"
 	cp "$build/src/stock.stamp" "$guest/src/"
 	"$top/scripts/selftest-build.sh" pte_ref
-	"$top/scripts/selftest-build.sh" pte_ref_race
 	mapfile -t tests < <(guest_tests "$@")
 	step mutants "none yet, in a guest: all must pass"
 	guest none "${tests[@]}" || die "tests in a guest fail as it is, see $dir/log/none-guest"

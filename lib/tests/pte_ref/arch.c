@@ -170,6 +170,34 @@ static void flushed_by_deferred_work(struct kunit *test)
 	expect_flush(&w);
 }
 
+/* The lock of a VMA */
+
+/*
+ * A writer that asks for mmap_lock again as soon as it lets it go has it at each
+ * look of the deferred work, until that waits for the lock.
+ */
+static void locked_vma_is_waited_for(struct kunit *test)
+{
+	unsigned long end = jiffies + 60 * HZ;
+	struct table *t = test->priv;
+
+	if (!IS_ENABLED(CONFIG_PER_VMA_LOCK))
+		kunit_skip(test, "no VMA has a lock of its own");
+
+	lock_table(t);
+	set_entry(t, PRESENT, 0);
+	clear_entry(t, 0);
+	while (!mmap_lock_is_contended(t->mm) && time_before(jiffies, end))
+		msleep(1);
+	KUNIT_EXPECT_TRUE(test, mmap_lock_is_contended(t->mm));
+	KUNIT_EXPECT_TRUE(test, is_linked(t));
+	/* Up gives the lock to who waits, before down asks for it. */
+	unlock_table(t);
+	lock_table(t);
+	KUNIT_EXPECT_FALSE(test, is_linked(t));
+	unlock_table(t);
+}
+
 /* A pin */
 
 static void pinned_table_stays(struct kunit *test)
@@ -250,6 +278,7 @@ static struct kunit_case pte_ref_arch_cases[] = {
 	KUNIT_CASE(folded_block),
 	KUNIT_CASE(flushed_by_zap),
 	KUNIT_CASE(flushed_by_deferred_work),
+	KUNIT_CASE(locked_vma_is_waited_for),
 	KUNIT_CASE(pinned_table_stays),
 	KUNIT_CASE(pinned_table_is_made),
 	KUNIT_CASE(freed_table_is_not_pinned),
