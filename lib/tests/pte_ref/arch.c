@@ -4,6 +4,7 @@
  * a batch of entries count each, its flush comes while the table is unlinked
  * and nothing else can be linked, and tables that hugetlb points into stay.
  */
+#include <linux/delay.h>
 #include <linux/mmu_notifier.h>
 
 #include "fixture.h"
