@@ -97,9 +97,16 @@ guest()
 		"$top/scripts/check-log.sh" "$console" >>"$log" 2>&1
 }
 
-for f in "$src"/mm/pte_ref*.c; do
-	fresh "mm/${f##*/}"
-done
+# What a run left that did not come to its end is newer than the source.
+all_fresh()
+{
+	local f
+	for f in "$src"/mm/pte_ref*.c; do
+		fresh "mm/${f##*/}"
+	done
+}
+
+all_fresh
 step mutants "none yet: all must pass"
 rm -f "$dir/log"/*
 start=$SECONDS
@@ -128,6 +135,8 @@ guest_start()
 	mkdir -p "$guest/src"
 	cp -al "$src" "$guest/src/pte_ref"
 	cp "$build/src/stock.stamp" "$guest/src/"
+	into=$guest/src/pte_ref
+	all_fresh
 	"$top/scripts/selftest-build.sh" pte_ref
 	mapfile -t tests < <(guest_tests "$@")
 	step mutants "none yet, in a guest: all must pass"
