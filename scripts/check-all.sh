@@ -120,8 +120,21 @@ check_harm()
 	DEBUG=0 "$top/scripts/harm.sh"
 }
 
+# The fixes alone; and what they fix is seen without them. Of the ten cases that failed when
+# this was written four need no luck, scan_no_vector.
+check_fixes()
+{
+	local output=$build/fixes-without/output failed
+	TIME=$time "$top/scripts/race-fixes.sh"
+	mkdir -p "${output%/*}"
+	WITHOUT=1 TIME=$time "$top/scripts/race-fixes.sh" >"$output" || true
+	failed=$(grep -c '^not ok' "$output") || true
+	grep '^not ok' "$output" || true
+	grep -q '^# Totals:' "$output" || die "without the fixes the run did not come to its end"
+	[ "$failed" -ge 4 ] || die "without the fixes $failed cases fail"
+}
+
 check_configs()	{ "$top/scripts/configs.sh"; }
-check_fixes()	{ TIME=$time "$top/scripts/race-fixes.sh"; }
 check_mutants()	{ "$top/scripts/mutants.sh"; }
 check_lint()	{ "$top/scripts/lint.sh"; }
 check_arm64()	{ "$top/scripts/test-arm64.sh"; }
