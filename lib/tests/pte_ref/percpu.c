@@ -317,6 +317,23 @@ static void zap_in_percpu_mode(struct kunit *test)
 	unlock_table(t);
 }
 
+/* The put of a zap tells nobody, and the end of the switch that it starts neither. */
+static void zapped_in_percpu_mode(struct kunit *test)
+{
+	struct table *t = test->priv;
+
+	lock_table(t);
+	set_entry(t, SWAP, 9);
+	to_percpu_mode(t);
+	zap_entry(t, 9);
+	KUNIT_EXPECT_FALSE(test, try_to_free(t));
+	expect_noted(t);
+	unlock_table(t);
+	pte_ref_flush(t->mm);
+	KUNIT_EXPECT_FALSE(test, is_linked(t));
+	KUNIT_EXPECT_EQ(test, watched(&t->watch), 1);
+}
+
 /* References wander through slots, and so from CPU to CPU. */
 #define NR_SLOTS	64
 
@@ -650,6 +667,7 @@ static struct kunit_case pte_ref_percpu_cases[] = {
 	KUNIT_CASE(refilled_during_switch),
 	KUNIT_CASE(moved_during_switch),
 	KUNIT_CASE(zap_in_percpu_mode),
+	KUNIT_CASE(zapped_in_percpu_mode),
 	KUNIT_CASE(switch_under_load),
 	KUNIT_CASE(dies_with_its_mm_in_percpu_mode),
 	KUNIT_CASE(dies_with_its_mm_during_switch),
