@@ -72,7 +72,7 @@ check_rt()
 {
 	export NO_THP=1
 	other_kernel rt PREEMPT_RT=y FAIL_PTE_TABLE=n NUMA_BALANCING=n \
-		TRANSPARENT_HUGEPAGE=n TRANSPARENT_HUGEPAGE_MADVISE=n
+		TRANSPARENT_HUGEPAGE=n TRANSPARENT_HUGEPAGE_MADVISE=n TEST_HMM=n
 	"$top/scripts/kunit-qemu.sh"
 	"$top/scripts/selftest.sh" pte_ref
 	TIME=$time "$top/scripts/race.sh"
