@@ -73,7 +73,7 @@ check_rt()
 	export NO_THP=1
 	other_kernel rt PREEMPT_RT=y FAIL_PTE_TABLE=n NUMA_BALANCING=n \
 		TRANSPARENT_HUGEPAGE=n TRANSPARENT_HUGEPAGE_MADVISE=n TEST_HMM=n
-	"$top/scripts/kunit-qemu.sh"
+	MAY_SKIP='needs FAIL_PTE_TABLE' "$top/scripts/kunit-qemu.sh"
 	"$top/scripts/selftest.sh" pte_ref
 	TIME=$time "$top/scripts/race.sh"
 }

@@ -354,7 +354,8 @@ static void attach_without_memory(struct kunit *test)
 	/*
 	 * A work adds memory when there is little, mostly on the CPU that asked
 	 * for it, so not before that can be preempted.  More than one try, for
-	 * another CPU may have asked.
+	 * another CPU may have asked, and with PREEMPT_RT the allocator's lock
+	 * sleeps.
 	 */
 	for (try = 0; try < 100 && !ret; try++) {
 		o = kunit_kzalloc(test, sizeof(*o), GFP_KERNEL);
@@ -362,10 +363,12 @@ static void attach_without_memory(struct kunit *test)
 			break;
 		percpu_ref_init_embedded(&o->ref, &o->data, obj_release);
 		percpu_ref_get(&o->ref);
-		preempt_disable();
+		if (!IS_ENABLED(CONFIG_PREEMPT_RT))
+			preempt_disable();
 		nr = exhaust_percpu(fill, nr);
 		ret = percpu_ref_attach_counters(&o->ref, GFP_NOWAIT | __GFP_NOWARN);
-		preempt_enable();
+		if (!IS_ENABLED(CONFIG_PREEMPT_RT))
+			preempt_enable();
 		if (!ret)
 			percpu_ref_switch_to_atomic_sync(&o->ref);
 	}

@@ -173,10 +173,7 @@ static void flushed_by_deferred_work(struct kunit *test)
 
 /* The lock of a VMA */
 
-/*
- * A writer that asks for mmap_lock again as soon as it lets it go has it at each
- * look of the deferred work, until that waits for the lock.
- */
+/* A writer that has it at each look of the deferred work is waited for. */
 static void locked_vma_is_waited_for(struct kunit *test)
 {
 	unsigned long end = jiffies + 60 * HZ;
@@ -192,11 +189,9 @@ static void locked_vma_is_waited_for(struct kunit *test)
 		msleep(1);
 	KUNIT_EXPECT_TRUE(test, mmap_lock_is_contended(t->mm));
 	KUNIT_EXPECT_TRUE(test, is_linked(t));
-	/* Up gives the lock to who waits, before down asks for it. */
 	unlock_table(t);
-	lock_table(t);
+	pte_ref_flush(t->mm);
 	KUNIT_EXPECT_FALSE(test, is_linked(t));
-	unlock_table(t);
 }
 
 /* A pin */
@@ -253,12 +248,12 @@ static void freed_table_is_not_pinned(struct kunit *test)
 
 	link_beside(t, &bare);
 	pmdval = pmdp_get_lockless(bare.pmd);
-	/* For RCU: both stay, until they were looked at. */
-	preempt_disable();
+	/* Both stay, until they were looked at. */
+	rcu_read_lock();
 	nr = pte_ref_free_range(t->mm, NULL, t->pmd, t->addr,
 				bare.addr + PMD_SIZE, false);
 	ptep = pte_offset_pinned(&pmdval, bare.addr);
-	preempt_enable();
+	rcu_read_unlock();
 	unlock_table(t);
 	KUNIT_EXPECT_EQ(test, nr, 2);
 	KUNIT_EXPECT_NULL(test, ptep);
