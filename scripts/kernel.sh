@@ -111,9 +111,10 @@ configure()
 # The image that was built boots the kernel that was built.
 check_image()
 {
-	local dir=$out/arch/x86/boot/compressed
-	objcopy -O binary -j .rodata..compressed "$dir/piggy.o" "$dir/piggy.bin"
-	cmp -s "$dir/vmlinux.bin.lz4" "$dir/piggy.bin" ||
+	local piggy=$out/arch/x86/boot/compressed/piggy compressed
+	compressed=$(sed -n 's/^\.incbin "\(.*\)"/\1/p' "$piggy.S")
+	objcopy -O binary -j .rodata..compressed "$piggy.o" "$piggy.bin"
+	cmp -s "$out/$compressed" "$piggy.bin" ||
 		die "$name: the image has another kernel in it: rm -r $out"
 }
 

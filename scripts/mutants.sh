@@ -119,7 +119,6 @@ done < <(awk '/^[^#]/ && $4 != "none" && $4 !~ /:/ { print $4 }' "$list" | sort 
 # A case that takes longer than all of them hangs.
 export TIMEOUT=$((SECONDS - start + 60))
 
-
 # The tests in a guest that the chosen mutations name.
 guest_tests()
 {

@@ -24,8 +24,10 @@ x86_64) lacks=" data.cont_hugetlb data.cont_hugetlb_moved reclaim.high_address "
 arm64) lacks=" data.mte " ;;
 esac
 [ -z "${MTE:-}" ] || lacks=
-[ -z "${NO_THP:-}" ] || lacks+=" reclaim.thp_split reclaim.thp_madv_free"
-[ -z "${NO_THP:-}" ] || lacks+=" reclaim.thp_collapsed data.fork_truncate data.thp data.thp_shmem data.thp_stays_small "
+if [ -n "${NO_THP:-}" ]; then
+	lacks+=" reclaim.thp_split reclaim.thp_madv_free reclaim.thp_collapsed"
+	lacks+=" data.fork_truncate data.thp data.thp_shmem data.thp_stays_small "
+fi
 # A huge page of 512 MiB is none of a file.
 [[ $pages != 64k* ]] || lacks+=" data.thp_shmem "
 # Two levels of tables have no PMD table, and 42 bits of address; older CPUs have 48.
