@@ -10,11 +10,12 @@ words='[NAME]...'
 . "$(dirname "$0")/lib.sh"
 
 targets='mm/ fs/proc/ kernel/fork.o kernel/events/ lib/percpu-refcount.o arch/x86/mm/ arch/x86/entry/vdso/'
-failed=0
+failed=0 ran=0
 chosen=" $* "
 
 while read -r name symbols; do
 	[[ $chosen == "  " || $chosen == *" $name "* ]] || continue
+	ran=$((ran + 1))
 	# A warning is an error: else it would not be there when the same is built again.
 	if KERNEL=pte_ref DEBUG=0 OUT=$build/kernel-config EXTRA_CONFIG="WERROR=y $symbols" \
 		TARGETS=$targets "$top/scripts/kernel.sh" &&
@@ -55,6 +56,7 @@ m68k()
 	"${make[@]}" KCONFIG_ALLCONFIG="$out/wanted" allnoconfig && "${make[@]}" mm/ fs/proc/
 }
 if [[ $chosen == "  " || $chosen == *" m68k "* ]]; then
+	ran=$((ran + 1))
 	"$top/scripts/packages.sh" configs
 	if m68k </dev/null >"$build/log/m68k.build.log" 2>&1; then
 		echo "ok m68k"
@@ -64,4 +66,5 @@ if [[ $chosen == "  " || $chosen == *" m68k "* ]]; then
 		failed=$((failed + 1))
 	fi
 fi
+[ $# -eq 0 ] || [ $ran -eq $# ] || die "there are not all of: $*"
 [ $failed -eq 0 ] || die "$failed configurations do not compile, or not without warnings"

@@ -2,7 +2,8 @@
 /*
  * KUnit: what the code relies on that an architecture does: its primitives for
  * a batch of entries count each, its flush comes while the table is unlinked
- * and nothing else can be linked, and tables that hugetlb points into stay.
+ * and nothing else can be linked, a VMA that is always locked is waited for, and
+ * tables that hugetlb points into stay.
  */
 #include <linux/delay.h>
 #include <linux/mmu_notifier.h>
