@@ -62,7 +62,7 @@ step_done
 # and what an older CPU has not.
 may_skip='a huge page has'
 [ -z "${CPU:-}" ] || may_skip+='|no accessed bit of the CPU'
-[ -z "${NO_THP:-}" ] || may_skip+='|no transparent huge pages|no huge pages of the device'
+[ -z "${NO_THP:-}" ] || may_skip+='|no transparent huge pages|no huge pages of the device|no folios of [0-9]+ pages'
 # The driver of the tests is in the debug kernels only.
 [ "$debug" != 0 ] || may_skip+='|no CONFIG_TEST_VM_INSERT'
 if [ "$kernel" = pte_ref ] &&
