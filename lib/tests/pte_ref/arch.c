@@ -271,6 +271,41 @@ static void table_of_no_mm(struct kunit *test)
 	pagetable_dtor_free(ptdesc);
 }
 
+#ifdef CONFIG_HUGETLB_PMD_PAGE_TABLE_SHARING
+/* hugetlb has entries in tables of each level, whose pages may have had an index. */
+static void new_table_is_not_shared(struct kunit *test)
+{
+	struct ptdesc *ptdesc;
+	int level;
+
+	for (level = 0; level < 5; level++) {
+		ptdesc = pagetable_alloc(GFP_KERNEL, 0);
+		KUNIT_ASSERT_NOT_NULL(test, ptdesc);
+		ptdesc->pt_index = ULONG_MAX;
+		switch (level) {
+		case 0:
+			KUNIT_EXPECT_TRUE(test, pagetable_pte_ctor(NULL, ptdesc));
+			break;
+		case 1:
+			KUNIT_EXPECT_TRUE(test, pagetable_pmd_ctor(NULL, ptdesc));
+			break;
+		case 2:
+			pagetable_pud_ctor(ptdesc);
+			break;
+		case 3:
+			pagetable_p4d_ctor(ptdesc);
+			break;
+		case 4:
+			pagetable_pgd_ctor(ptdesc);
+			break;
+		}
+		KUNIT_EXPECT_FALSE_MSG(test, ptdesc_pmd_is_shared(ptdesc),
+				       "level %d", level);
+		pagetable_dtor_free(ptdesc);
+	}
+}
+#endif
+
 static struct kunit_case pte_ref_arch_cases[] = {
 	KUNIT_CASE(folded_block),
 	KUNIT_CASE(flushed_by_zap),
@@ -280,6 +315,9 @@ static struct kunit_case pte_ref_arch_cases[] = {
 	KUNIT_CASE(pinned_table_is_made),
 	KUNIT_CASE(freed_table_is_not_pinned),
 	KUNIT_CASE(table_of_no_mm),
+#ifdef CONFIG_HUGETLB_PMD_PAGE_TABLE_SHARING
+	KUNIT_CASE(new_table_is_not_shared),
+#endif
 	{}
 };
 
