@@ -92,7 +92,7 @@ for ((i = 0; i < 100; i++)); do
 	refs_left=$(($(objects pte_ref) - refs))
 	notes_left=$(($(objects pte_ref_notes) - notes))
 	# PGDs: of the processes, or borrowed by a CPU since they are gone. Notes: of the processes.
-	[ $left -gt 20 ] || [ $refs_left -gt 0 ] || [ $notes_left -gt 10 ] || break
+	[ $left -gt 8 ] || [ $refs_left -gt 0 ] || [ $notes_left -gt 2 ] || break
 	sleep 0.3
 done
 injected=
