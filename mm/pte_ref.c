@@ -528,6 +528,43 @@ void __pte_put(struct pte_ref *ref)
 	percpu_ref_put(&ref->ref);
 }
 
+/* With __GFP_NOFAIL @gfp also gets a split lock that is an object of its own. */
+static pgtable_t pte_ref_alloc_one(struct mm_struct *mm, gfp_t gfp)
+{
+	pgtable_t new;
+
+	do {
+		new = __pte_alloc_one(mm, GFP_PGTABLE_USER | gfp);
+	} while (!new && gfp & __GFP_NOFAIL);
+	return new;
+}
+
+static int __pte_alloc_get(struct mm_struct *mm, pmd_t *pmd, unsigned long addr,
+			   gfp_t gfp, struct pte_ref **refp)
+{
+	pgtable_t new = NULL;
+
+	*refp = NULL;
+	if (pmd_none(pmdp_get_lockless(pmd))) {
+		new = pte_ref_alloc_one(mm, gfp);
+		if (!new)
+			return -ENOMEM;
+	}
+	for (;;) {
+		*refp = pte_ref_install(mm, pmd, addr, &new);
+		if (*refp || !pmd_none(pmdp_get_lockless(pmd)))
+			break;
+		/* What was there a moment ago is gone: a table, a huge page. */
+		if (!new)
+			new = pte_ref_alloc_one(mm, gfp);
+		if (!new)
+			return -ENOMEM;
+	}
+	if (new)
+		pte_free(mm, new);
+	return 0;
+}
+
 /**
  * pte_alloc_get() - allocate a PTE table if there is none, and become a holder
  * @mm: the mm
@@ -545,30 +582,33 @@ void __pte_put(struct pte_ref *ref)
 int pte_alloc_get(struct mm_struct *mm, pmd_t *pmd, unsigned long addr,
 		  struct pte_ref **refp)
 {
-	pgtable_t new = NULL;
-
 	*refp = NULL;
 	if (!pte_ref_enabled())
 		return pte_alloc(mm, pmd);
+	return __pte_alloc_get(mm, pmd, addr, 0, refp);
+}
 
-	if (pmd_none(pmdp_get_lockless(pmd))) {
-		new = pte_alloc_one(mm);
-		if (!new)
-			return -ENOMEM;
-	}
-	for (;;) {
-		*refp = pte_ref_install(mm, pmd, addr, &new);
-		if (*refp || !pmd_none(pmdp_get_lockless(pmd)))
-			break;
-		/* What was there a moment ago is gone: a table, a huge page. */
-		if (!new)
-			new = pte_alloc_one(mm);
-		if (!new)
-			return -ENOMEM;
-	}
-	if (new)
-		pte_free(mm, new);
-	return 0;
+/**
+ * pte_alloc_get_nofail() - pte_alloc_get() of what must not fail
+ * @mm: the mm
+ * @pmd: as for pte_alloc_get()
+ * @addr: an address in the table's range
+ * @refp: gets what is to be put by pte_put()
+ *
+ * For a caller that could rely on a table that was there a moment ago, if this
+ * subsystem had not freed it.  With pte_ref=off it is there, and this is
+ * pte_alloc().
+ *
+ * Context: sleeps for memory as long as it takes, no page table lock held.
+ * Return: 0; -ENOMEM only with pte_ref=off.
+ */
+int pte_alloc_get_nofail(struct mm_struct *mm, pmd_t *pmd, unsigned long addr,
+			 struct pte_ref **refp)
+{
+	*refp = NULL;
+	if (!pte_ref_enabled())
+		return pte_alloc(mm, pmd);
+	return __pte_alloc_get(mm, pmd, addr, __GFP_NOFAIL, refp);
 }
 
 /*
@@ -648,6 +688,7 @@ static_assert(PTE_REF_BATCH <= BITS_PER_TYPE(u64));
 
 /* Chains of tables whose grace period is over, by the rcu_head of the first. */
 static void pte_free_work_fn(struct work_struct *work);
+static struct workqueue_struct *pte_free_wq;
 static LLIST_HEAD(pte_free_list);
 static DECLARE_WORK(pte_free_work, pte_free_work_fn);
 
@@ -685,12 +726,13 @@ static void pte_free_rcu(struct rcu_head *head)
  * Callbacks of RCU run in the timer interrupt, ten at a time, and take it from
  * whatever task is there.  So tables that were not unlinked by a zap, which may
  * be many, are freed by a work.  Those of zaps are not: they come from all
- * CPUs, one work could fall behind.
+ * CPUs, one work could fall behind.  Its queue is its own: on that of the
+ * deferred work it would come after the rounds of all mms that wait there.
  */
 static void pte_free_later_rcu(struct rcu_head *head)
 {
 	if (llist_add((struct llist_node *)head, &pte_free_list))
-		queue_work(pte_ref_wq, &pte_free_work);
+		queue_work(pte_free_wq, &pte_free_work);
 }
 
 static void pte_free_work_fn(struct work_struct *work)
@@ -716,7 +758,7 @@ void pte_ref_flush_free(void)
 	/* Tables, then their refs. */
 	rcu_barrier();
 	/* Also what a callback added to a list not queued yet. */
-	queue_work(pte_ref_wq, &pte_free_work);
+	queue_work(pte_free_wq, &pte_free_work);
 	flush_work(&pte_free_work);
 	rcu_barrier();
 }
@@ -977,6 +1019,11 @@ static int __init pte_ref_boot_init(void)
 		return 0;
 	}
 	pte_ref_cache = KMEM_CACHE(pte_ref, SLAB_PANIC | SLAB_NO_MERGE);
+	/* It frees memory, so it must not need some to run. */
+	pte_free_wq = alloc_workqueue("pte_ref_free",
+				      WQ_UNBOUND | WQ_MEM_RECLAIM, 1);
+	if (!pte_free_wq)
+		panic("pte_ref: no workqueue");
 	pte_ref_init_deferred();
 	static_branch_enable(&pte_ref_key);
 	return 0;

@@ -19,6 +19,8 @@ struct pte_ref *__pte_tryget(struct mm_struct *mm, pmd_t *pmd,
 void __pte_put(struct pte_ref *ref);
 int pte_alloc_get(struct mm_struct *mm, pmd_t *pmd, unsigned long addr,
 		  struct pte_ref **refp);
+int pte_alloc_get_nofail(struct mm_struct *mm, pmd_t *pmd, unsigned long addr,
+			 struct pte_ref **refp);
 void __vmf_pte_tryget(struct vm_fault *vmf);
 void vmf_pte_install(struct vm_fault *vmf);
 void __try_to_free_user_ptes(struct mmu_gather *tlb, pmd_t *pmd,
@@ -410,6 +412,13 @@ static inline void pte_put(struct pte_ref *ref) { }
 
 static inline int pte_alloc_get(struct mm_struct *mm, pmd_t *pmd,
 				unsigned long addr, struct pte_ref **refp)
+{
+	return pte_alloc(mm, pmd);
+}
+
+static inline int pte_alloc_get_nofail(struct mm_struct *mm, pmd_t *pmd,
+				       unsigned long addr,
+				       struct pte_ref **refp)
 {
 	return pte_alloc(mm, pmd);
 }

@@ -63,12 +63,14 @@ mutate()
 	mv "$dir/new" "$into/$1"
 }
 
-# Tests in a guest, with the debug kernel: kunit:SUITE.CASE, selftest:CASE of pte_ref.
+# Tests in a guest, with the debug kernel: kunit:SUITE.CASE, selftest:CASE of pte_ref,
+# race:VICTIM of pte_ref_race.
 guest_test()	# TEST
 {
 	case $1 in
 	kunit:*) echo true ;;
 	selftest:*) echo "'$build/selftest/$arch/pte_ref' -t '${1#*.}'" ;;
+	race:*) echo "'$build/selftest/$arch/pte_ref_race' -v '${1#*.}'" ;;
 	*) die "$list: $1: no such kind of test" ;;
 	esac
 }
@@ -137,6 +139,7 @@ guest_start()
 	into=$guest/src/pte_ref
 	all_fresh
 	"$top/scripts/selftest-build.sh" pte_ref
+	"$top/scripts/selftest-build.sh" pte_ref_race
 	mapfile -t tests < <(guest_tests "$@")
 	step mutants "none yet, in a guest: all must pass"
 	guest none "${tests[@]}" || die "tests in a guest fail as it is, see $dir/log/none-guest"

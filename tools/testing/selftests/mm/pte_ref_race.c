@@ -136,6 +136,7 @@ static long stuck_ms = 10000;
 #define FILLS_MADE	0x400	/* no point between the table that it makes and its entry */
 #define HOLDS		0x800	/* its fault holds the table that it makes, by a ref */
 #define REFUSED		0x1000	/* what is injected are allocations that fail */
+#define ALL_REFUSED	0x2000	/* that one and all after it, of pages */
 
 /* What setup_wp_refused() wants two of */
 enum table { PMD_TABLE, PUD_TABLE };
@@ -894,6 +895,13 @@ static int op_mprotect(void)
  */
 static bool refused;
 
+static int refuse_any_page(void)
+{
+	return change(FAIL_PAGE_ALLOC "/min-order", "0") ||
+	       change(FAIL_PAGE_ALLOC "/verbose", "0") ||
+	       change(FAIL_PAGE_ALLOC "/ignore-gfp-wait", "N") ? -1 : 0;
+}
+
 static int setup_wp_refused(void)
 {
 	size_t entries = psize() / sizeof(uint64_t);
@@ -917,9 +925,7 @@ static int setup_wp_refused(void)
 	munmap(start, 2 * span);
 	start = (char *)(((unsigned long)start + table_size() + span) & ~(span - 1));
 	p = start - (np - 1) * psize();
-	return change(FAIL_PAGE_ALLOC "/min-order", "0") ||
-	       change(FAIL_PAGE_ALLOC "/verbose", "0") ||
-	       change(FAIL_PAGE_ALLOC "/ignore-gfp-wait", "N") ? -1 : 0;
+	return refuse_any_page();
 }
 
 static int prepare_wp_refused(void)
@@ -1002,6 +1008,110 @@ static int check_mremap(void)
 static int undo_mremap(void)
 {
 	return unmap(p, bytes()) ?: unmap(q, bytes());
+}
+
+/*
+ * A move that has no memory for a new table takes back what it has moved.  The first of
+ * its old tables has a neighbour, so the deferred work frees it meanwhile, and the way
+ * back has to make it again.  Each map of a table waits, to let it.
+ */
+#define MOVED		3	/* tables; of each quarter one page has data */
+#define MOVE_WAITS_US	"20000"
+#define MOVE_REFUSED	"64"	/* pages at most: then there is memory again */
+
+static int refuse_pages = -1;	/* how many more */
+static unsigned int undone;	/* moves that lost a table meanwhile */
+
+static int setup_mremap_refused(void)
+{
+	size_t len = 16 * table_size();
+	char *start;
+
+	if (access(FAIL_PAGE_ALLOC, F_OK) || access(FAIL_PTE_TABLE, F_OK))
+		return skip("no CONFIG_FAIL_PAGE_ALLOC, or no CONFIG_FAIL_PTE_TABLE");
+	start = mmap(NULL, len, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (start == MAP_FAILED)
+		return skip("no room for %zu MB: %s", len >> 20, strerror(errno));
+	/* Neighbours would keep the tables. */
+	munmap(start, len);
+	start = (char *)(((unsigned long)start + table_size()) & ~(table_size() - 1));
+	p = start + table_size() / 2;
+	/* Not to be moved by PMD entries. */
+	q = start + 8 * table_size() + table_size() / 4;
+	if (map_fixed(start, table_size() / 2, PROT_READ,
+		      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0) == MAP_FAILED)
+		return -1;
+	refuse_pages = open(FAIL_PAGE_ALLOC "/times", O_WRONLY | O_CLOEXEC);
+	if (refuse_pages < 0)
+		return bad_errno(FAIL_PAGE_ALLOC "/times");
+	return change(FAIL_PAGE_ALLOC "/times", "0") ||
+	       change(FAIL_PAGE_ALLOC "/task-filter", "Y") ||
+	       change(FAIL_PAGE_ALLOC "/probability", "100") ||
+	       change(FAIL_PTE_TABLE "/times", "0") ||
+	       change(FAIL_PTE_TABLE "/task-filter", "Y") ||
+	       change(FAIL_PTE_TABLE "/probability", "100") ||
+	       change(FAIL_PTE_TABLE "/delay-us", MOVE_WAITS_US) ||
+	       write_word("/proc/self/make-it-fail", "1") || refuse_any_page() ? -1 : 0;
+}
+
+static uint64_t *moved_word(char *to, int i)
+{
+	return (uint64_t *)(to + i * (table_size() / 4));
+}
+
+static int prepare_mremap_refused(void)
+{
+	int i;
+
+	if (map_anon(p, MOVED * table_size()))
+		return -1;
+	new_data();
+	for (i = 0; i < 4 * MOVED; i++)
+		*moved_word(p, i) = want(i);
+	return 0;
+}
+
+static int op_mremap_refused(void)
+{
+	size_t len = MOVED * table_size();
+	long freed = read_vmstat("pte_ref_free_deferred");
+	char *ret;
+
+	if (write_word(FAIL_PTE_TABLE "/times", "-1"))
+		return -1;
+	if (pwrite(refuse_pages, MOVE_REFUSED, strlen(MOVE_REFUSED), 0) < 0)
+		return bad_errno(FAIL_PAGE_ALLOC "/times");
+	ret = mremap(p, len, len, MREMAP_MAYMOVE | MREMAP_FIXED, q);
+	refused = ret != q;
+	if (pwrite(refuse_pages, "0", 1, 0) < 0)
+		return bad_errno(FAIL_PAGE_ALLOC "/times");
+	if (write_word(FAIL_PTE_TABLE "/times", "0"))
+		return -1;
+	if (refused && errno != ENOMEM)
+		return bad_errno("mremap");
+	undone += refused && read_vmstat("pte_ref_free_deferred") > freed;
+	return 0;
+}
+
+static int check_mremap_refused(void)
+{
+	int i;
+
+	for (i = 0; i < 4 * MOVED; i++)
+		if (*moved_word(refused ? p : q, i) != want(i))
+			return bad("quarter %d of a table is lost, the move %s", i,
+				   refused ? "was undone" : "succeeded");
+	return 0;
+}
+
+static int undo_mremap_refused(void)
+{
+	return munmap(refused ? p : q, MOVED * table_size()) ? bad_errno("munmap") : 0;
+}
+
+static int finish_mremap_refused(void)
+{
+	return undone ? 0 : bad("no table was freed while it moved");
 }
 
 static int op_mremap_table(void)
@@ -1766,6 +1876,11 @@ static const struct victim victims[] = {
 		.flags = MAY_BE_ABSENT,
 		.op = op_dev, .cmd = TEST_VM_INSERT_APPLY, .check = check_dev,
 	}, {
+		.name = "mremap_refused", MOVE, .flags = REFUSED | ALL_REFUSED,
+		.setup = setup_mremap_refused, .prepare = prepare_mremap_refused,
+		.op = op_mremap_refused, .check = check_mremap_refused,
+		.undo = undo_mremap_refused, .finish = finish_mremap_refused,
+	}, {
 		/* Last: where this fails the kernel has lost pages. */
 		.name = "mremap_pages", MOVE, .attackers = ALL,
 		.flags = TWO_TABLES | UNDER_LOCK,
@@ -2207,21 +2322,32 @@ static int points_of_state(int fd, enum where where, int state)
 	return bad("no table is freed at any point");
 }
 
+/* The operation says when. */
+static int refuse_from(unsigned int n)
+{
+	char buf[16];
+
+	snprintf(buf, sizeof(buf), "%u", n);
+	return write_word(FAIL_PAGE_ALLOC "/space", buf);
+}
+
 /*
  * One allocation after the other fails.  The operation may say so, but must not say that
  * all is done when it is not.
  */
 static void all_allocations(int fd)
 {
+	bool all = victim->flags & ALL_REFUSED;
 	unsigned int n;
 	int left;
 
 	for (n = 1; n < MAX_POINTS; n++) {
 		report->beat = now_ms();
 		report->n = n;
-		if (victim->prepare() || set_fail_nth(fd, n) || victim->op())
+		if (victim->prepare() ||
+		    (all ? refuse_from(n) : set_fail_nth(fd, n)) || victim->op())
 			return;
-		left = get_fail_nth(fd);
+		left = all ? !refused : get_fail_nth(fd);
 		if (left < 0 || set_fail_nth(fd, 0) || victim->check() || victim->undo())
 			return;
 		report->rounds++;
