@@ -1079,11 +1079,11 @@ static int op_mremap_refused(void)
 
 	if (write_word(FAIL_PTE_TABLE "/times", "-1"))
 		return -1;
-	if (pwrite(refuse_pages, MOVE_REFUSED, strlen(MOVE_REFUSED), 0) < 0)
+	if (write(refuse_pages, MOVE_REFUSED, strlen(MOVE_REFUSED)) < 0)
 		return bad_errno(FAIL_PAGE_ALLOC "/times");
 	ret = mremap(p, len, len, MREMAP_MAYMOVE | MREMAP_FIXED, q);
 	refused = ret != q;
-	if (pwrite(refuse_pages, "0", 1, 0) < 0)
+	if (write(refuse_pages, "0", 1) < 0)
 		return bad_errno(FAIL_PAGE_ALLOC "/times");
 	if (write_word(FAIL_PTE_TABLE "/times", "0"))
 		return -1;
