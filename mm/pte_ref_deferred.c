@@ -55,7 +55,7 @@
 #define PTE_REF_WAITERS		2
 
 static struct kmem_cache *pte_notes_cache;
-static struct workqueue_struct *pte_ref_wq;
+struct workqueue_struct *pte_ref_wq;
 
 /*
  * Walk of upper tables without a lock

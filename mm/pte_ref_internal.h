@@ -84,6 +84,7 @@ unsigned int pte_ref_free_range(struct mm_struct *mm, struct mmu_gather *tlb,
 void pte_ref_flush_free(void);
 
 /* mm/pte_ref_deferred.c */
+extern struct workqueue_struct *pte_ref_wq;
 void pte_ref_init_deferred(void);
 pmd_t *pte_ref_find_pmd(struct mm_struct *mm, unsigned long addr);
 struct pte_notes *pte_notes_make(struct mm_struct *mm, pmd_t *pmd, gfp_t gfp);
