@@ -679,8 +679,14 @@ static void worker_result(struct __test_metadata *_metadata, struct worker *w)
 	EXPECT_NE(w->rounds, 0UL);
 }
 
+/* When each of them had its turn, also on a machine that is busy. */
 static void stop_workers(struct __test_metadata *_metadata, struct worker *w, int nr, bool *stop)
 {
+	long end = now_ms() + 5 * soon_ms;
+
+	for (int i = 0; i < nr; i++)
+		while (!FORCE_READ(w[i].rounds) && !FORCE_READ(w[i].error) && now_ms() < end)
+			usleep(1000);
 	__atomic_store_n(stop, true, __ATOMIC_RELAXED);
 	for (int i = 0; i < nr; i++)
 		pthread_join(w[i].thread, NULL);
