@@ -1040,14 +1040,16 @@ static int setup_mremap_refused(void)
 	q = start + 8 * table_size() + table_size() / 4;
 	if (map_fixed(start, table_size() / 2, PROT_READ,
 		      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0) == MAP_FAILED)
-		return -1;
+		return bad_errno("mmap of a neighbour");
 	refuse_pages = open(FAIL_PAGE_ALLOC "/times", O_WRONLY | O_CLOEXEC);
 	if (refuse_pages < 0)
 		return bad_errno(FAIL_PAGE_ALLOC "/times");
 	return change(FAIL_PAGE_ALLOC "/times", "0") ||
+	       change(FAIL_PAGE_ALLOC "/space", "0") ||
 	       change(FAIL_PAGE_ALLOC "/task-filter", "Y") ||
 	       change(FAIL_PAGE_ALLOC "/probability", "100") ||
 	       change(FAIL_PTE_TABLE "/times", "0") ||
+	       change(FAIL_PTE_TABLE "/space", "0") ||
 	       change(FAIL_PTE_TABLE "/task-filter", "Y") ||
 	       change(FAIL_PTE_TABLE "/probability", "100") ||
 	       change(FAIL_PTE_TABLE "/delay-us", MOVE_WAITS_US) ||
@@ -2224,6 +2226,7 @@ static int take_refs_away(void)
 	       change(FAILSLAB "/times", MAX_REFUSED) ||
 	       change(FAILSLAB "/probability", "100") ||
 	       change(FAIL_PTE_TABLE "/times", "0") ||
+	       change(FAIL_PTE_TABLE "/space", "0") ||
 	       change(FAIL_PTE_TABLE "/task-filter", "Y") ||
 	       change(FAIL_PTE_TABLE "/probability", "100") ||
 	       write_word("/proc/self/make-it-fail", "1");
