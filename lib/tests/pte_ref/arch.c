@@ -187,7 +187,7 @@ static void locked_vma_is_waited_for(struct kunit *test)
 	set_entry(t, PRESENT, 0);
 	clear_entry(t, 0);
 	while (!mmap_lock_is_contended(t->mm) && time_before(jiffies, end))
-		msleep(1);
+		usleep_range(1000, 2000);
 	KUNIT_EXPECT_TRUE(test, mmap_lock_is_contended(t->mm));
 	KUNIT_EXPECT_TRUE(test, is_linked(t));
 	unlock_table(t);
