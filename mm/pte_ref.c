@@ -528,7 +528,10 @@ void __pte_put(struct pte_ref *ref)
 	percpu_ref_put(&ref->ref);
 }
 
-/* With __GFP_NOFAIL @gfp also gets a split lock that is an object of its own. */
+/*
+ * With __GFP_NOFAIL the page does not fail.  The lock of the table does not ask
+ * for that, where it is an object of its own.
+ */
 static pgtable_t pte_ref_alloc_one(struct mm_struct *mm, gfp_t gfp)
 {
 	pgtable_t new;
@@ -545,6 +548,9 @@ static int __pte_alloc_get(struct mm_struct *mm, pmd_t *pmd, unsigned long addr,
 	pgtable_t new = NULL;
 
 	*refp = NULL;
+	if (!pte_ref_enabled())
+		return pte_alloc(mm, pmd);
+
 	if (pmd_none(pmdp_get_lockless(pmd))) {
 		new = pte_ref_alloc_one(mm, gfp);
 		if (!new)
@@ -582,9 +588,6 @@ static int __pte_alloc_get(struct mm_struct *mm, pmd_t *pmd, unsigned long addr,
 int pte_alloc_get(struct mm_struct *mm, pmd_t *pmd, unsigned long addr,
 		  struct pte_ref **refp)
 {
-	*refp = NULL;
-	if (!pte_ref_enabled())
-		return pte_alloc(mm, pmd);
 	return __pte_alloc_get(mm, pmd, addr, 0, refp);
 }
 
@@ -605,9 +608,6 @@ int pte_alloc_get(struct mm_struct *mm, pmd_t *pmd, unsigned long addr,
 int pte_alloc_get_nofail(struct mm_struct *mm, pmd_t *pmd, unsigned long addr,
 			 struct pte_ref **refp)
 {
-	*refp = NULL;
-	if (!pte_ref_enabled())
-		return pte_alloc(mm, pmd);
 	return __pte_alloc_get(mm, pmd, addr, __GFP_NOFAIL, refp);
 }
 
