@@ -1,9 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # load-guest.sh SECONDS 'STRESSOR...' PROGRAM ARGUMENT...: what scripts/load.sh runs in the
-# guest. Swap on a loop device that goes and comes, KSM and NUMA balancing that do something
-# within seconds, fault injection that frees a table where code maps it; the program; then
-# stress-ng, each stressor for so many seconds.
+# guest. Swap on a loop device and memory that go and come, KSM and NUMA balancing that do
+# something within seconds, fault injection that frees a table where code maps it; the
+# program; then stress-ng, each stressor for so many seconds.
 set -u
 seconds=$1
 read -ra stressors <<<"$2"
@@ -33,11 +33,31 @@ inject()	# NAME VALUE...
 	[ ! -d /sys/kernel/debug/fail_pte_table ] || set_to /sys/kernel/debug/fail_pte_table "$@"
 }
 
+# What is not of ZONE_MOVABLE may have to stay.
+movable()
+{
+	grep -lx Movable /sys/devices/system/memory/memory*/valid_zones | xargs -r -n 1 dirname
+}
+
+# The memory of a block goes elsewhere, also that of the program. What is in use for long may
+# keep the first of them.
+unplug()
+{
+	local block
+	for block in $(movable); do
+		timeout 5 sh -c "echo offline >$block/state" 2>/dev/null || continue
+		echo "# hotplug: $(basename "$block") was away"
+		echo online_movable >"$block/state"
+		return
+	done
+}
+
 inject delay-us 20 times -1 probability 5
 while sleep 2 && [ ! -e stop ]; do
 	inject mapped 1
 	swapoff "$swap"
 	swapon "$swap"
+	unplug
 	sleep 1
 	inject mapped 0
 done &

@@ -36,7 +36,7 @@ lock load
 # shellcheck disable=SC2317	# called by run_guest
 boot()
 {
-	KERNEL=$kernel NAME=load-$kernel APPEND="numa=fake=2 ${APPEND:-}" \
+	KERNEL=$kernel NAME=load-$kernel APPEND="numa=fake=2 movablecore=512M ${APPEND:-}" \
 		TIMEOUT=$((time + ${#stressors[@]} * stress_time * 2 + $(patience 600))) \
 		RUN="exec '$top/scripts/load-guest.sh' $stress_time '${stressors[*]}' '$prog' ${args[*]}" \
 		"$top/scripts/boot.sh" 2>&1
@@ -71,5 +71,7 @@ verdict "stress-ng, $(grep -c '^# stress-ng: .*: status 0$' "$output" || true) s
 	done)"
 verdict "swapoff, end of the guest" "$([ $status -eq 0 ] || echo "status $status"
 	grep -q '^# swapoff: status 0' "$output" || echo "swap is left")"
+verdict "memory hotplug, $(grep -c '^# hotplug: ' "$output" || true) times" \
+	"$(grep -q '^# hotplug: ' "$output" || echo "no block of memory could be turned off")"
 verdict "console" "$("$top/scripts/check-log.sh" "$console" 2>&1 || true)"
 [ $bad -eq 0 ]

@@ -3,8 +3,10 @@
  * KUnit: a PTE table that is left empty is noted, and the deferred work frees
  * it if it is still empty and a VMA of its range is attached.
  */
+#include <linux/completion.h>
 #include <linux/delay.h>
 #include <linux/mman.h>
+#include <linux/workqueue.h>
 
 #include "fixture.h"
 
@@ -327,6 +329,54 @@ static void exit_turns_the_work_off(struct kunit *test)
 	KUNIT_EXPECT_FALSE(test, is_linked(t));
 }
 
+struct blocker {
+	struct work_struct	work;
+	struct completion	*end;
+};
+
+static void block(struct work_struct *work)
+{
+	wait_for_completion(container_of(work, struct blocker, work)->end);
+}
+
+/*
+ * What was unlinked is freed while all works of the queue of the deferred work
+ * wait, as for the lock of a VMA.
+ */
+static void freed_beside_the_work(struct kunit *test)
+{
+	DECLARE_COMPLETION_ONSTACK(done);
+	struct table *t = test->priv;
+	struct page *page = ptdesc_page(t->ptdesc);
+	struct blocker *blockers;
+	const int nr = 16;
+	unsigned long end;
+	int i;
+
+	blockers = kunit_kcalloc(test, nr, sizeof(*blockers), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, blockers);
+	/* Its destructor ends it as a page table, we keep it as a page. */
+	get_page(page);
+	lock_table(t);
+	for (i = 0; i < nr; i++) {
+		blockers[i].end = &done;
+		INIT_WORK(&blockers[i].work, block);
+		queue_work(pte_ref_wq, &blockers[i].work);
+	}
+	KUNIT_EXPECT_TRUE(test, free_table(t));
+	unlock_table(t);
+	end = jiffies + 10 * HZ;
+	while (PageTable(page) && time_before(jiffies, end))
+		msleep(20);
+	KUNIT_EXPECT_FALSE(test, PageTable(page));
+	complete_all(&done);
+	for (i = 0; i < nr; i++)
+		flush_work(&blockers[i].work);
+	pte_ref_flush_free();
+	KUNIT_EXPECT_FALSE(test, PageTable(page));
+	put_page(page);
+}
+
 static struct kunit_case pte_ref_deferred_cases[] = {
 	KUNIT_CASE(noted_at_zero),
 	KUNIT_CASE(last_entry_makes_no_ref),
@@ -341,6 +391,7 @@ static struct kunit_case pte_ref_deferred_cases[] = {
 	KUNIT_CASE(dies_with_its_mm),
 	KUNIT_CASE(work_ends),
 	KUNIT_CASE(exit_turns_the_work_off),
+	KUNIT_CASE(freed_beside_the_work),
 	{}
 };
 
