@@ -14,6 +14,10 @@ table=$top/bench/CHECKS.md
 failed=0
 time=${TIME:-1}
 
+# A kernel with a sanitizer takes longer than patience() knows.
+export WAIT=10
+sanitizer_wait=60
+
 # other_kernel NAME SYMBOL=VALUE...: the debug kernel, or what "debug" says, with these and
 # with what make test leaves out, or what "more" says.
 debug=1 more=wide
@@ -35,7 +39,7 @@ leaks()
 {
 	local prog=$build/selftest/$arch/pte_ref leak=/sys/kernel/debug/kmemleak
 	NAME=leaks TIMEOUT=$(patience 2400) RUN="cd /tmp; '$prog' >/dev/null || exit 2
-		'${prog}_race' -w $(patience 10) >/dev/null || exit 2
+		'${prog}_race' -w $(patience "$WAIT") >/dev/null || exit 2
 		for _ in 1 2 3; do sleep 6; echo scan >$leak || exit 1; done
 		cat $leak; ! grep -q . $leak" "$top/scripts/boot.sh"
 	"$top/scripts/check-log.sh" "$build/log/console-leaks.log"
@@ -80,7 +84,7 @@ check_rt()
 
 check_kasan()
 {
-	debug=kasan
+	debug=kasan WAIT=$sanitizer_wait
 	other_kernel kasan DEBUG_KMEMLEAK=y DEBUG_KMEMLEAK_AUTO_SCAN=n
 	# With five levels KASAN reports an interrupt in identify_cpu(), which has cleared
 	# X86_FEATURE_LA57 for a moment, and turns lockdep off.
@@ -96,6 +100,7 @@ check_kasan()
 # without KVM few of them meet: more are watched, for longer.
 check_kcsan()
 {
+	WAIT=$sanitizer_wait
 	local f=$build/kernel-pte_ref-kcsan-wide
 	other_kernel kcsan KCSAN=y KCSAN_EARLY_ENABLE=y KCSAN_STRICT=y \
 		KCSAN_DELAY_RANDOMIZE=y KCSAN_SKIP_WATCH_RANDOMIZE=y KCSAN_SKIP_WATCH=500 \

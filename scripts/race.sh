@@ -6,9 +6,9 @@
 # a second for each pair at least, against threads that empty and free the table. GROUP
 # names one group. NO_REFS=1, without TIME: there is no memory for a ref. OFF=1, with TIME:
 # pte_ref=off, so that only CONFIG_PT_RECLAIM frees tables. NO_THP=1: the kernel has no
-# huge pages.
+# huge pages. WAIT: seconds after which a case without progress is said not to end (10).
 set -euo pipefail
-options='APPEND ARCH CPU DEBUG GROUP KERNEL NO_REFS NO_THP OFF PAGES TIME'
+options='APPEND ARCH CPU DEBUG GROUP KERNEL NO_REFS NO_THP OFF PAGES TIME WAIT'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
@@ -18,7 +18,7 @@ time=${TIME:-}
 prog=$build/selftest/$arch/pte_ref_race
 name=race-$kernel-$debug${time:+-$time}${NO_REFS:+-no-refs}${OFF:+-off}
 output=$build/log/$name$flavour.log
-args=(-w "$(patience 10)")
+args=(-w "$(patience "${WAIT:-10}")")
 
 [[ $time =~ ^[0-9]*$ ]] || die "TIME=$time: must be seconds"
 [ -z "$time" ] || args+=(-t "$time")
