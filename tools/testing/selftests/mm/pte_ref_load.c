@@ -449,8 +449,13 @@ static int op_pin(struct range *r)
 	if (fd < 0)
 		return LACKS;
 	fill_range(r);
-	if (ioctl(fd, PIN_LONGTERM_TEST_START, &args) || madvise(r->p, r->len, MADV_DONTNEED) ||
-	    ioctl(fd, PIN_LONGTERM_TEST_READ, &to))
+	if (ioctl(fd, PIN_LONGTERM_TEST_START, &args)) {
+		/* What lies in memory that may go away is moved before: not now. */
+		ret = errno == ENOMEM ? NOT_NOW : bad("PIN_LONGTERM_TEST_START");
+		close(fd);
+		return ret;
+	}
+	if (madvise(r->p, r->len, MADV_DONTNEED) || ioctl(fd, PIN_LONGTERM_TEST_READ, &to))
 		ret = bad("gup_test");
 	else
 		ret = check(r, buffer);
