@@ -2,8 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # What make test has no time for: other kernels, and checks that build much. A line for
 # each, which replaces its row in bench/CHECKS.md, and the status 1 if one failed. Arguments
-# choose; -h says which there are. Without: all but load, which stock does not pass either,
-# see bench/RESULTS.md. TIME: seconds for each group of callers of race.
+# choose; -h says which there are; without, all. TIME: seconds for each group of callers of race.
 set -euo pipefail
 options='TIME'
 words='[production|turned-off|nosplit|rt|kasan|kcsan|configs|fixes|mutants|lint|arm64|cloud|series|mm|harm|load|faults]...'
@@ -31,6 +30,12 @@ other_kernel()
 	TIMEOUT=$(patience 1500)
 	export TIMEOUT
 	export IMAGE=$out/arch/$srcarch/boot/$kimage
+}
+
+# The load, by itself.
+load()
+{
+	TIME=30 STRESS_TIME=0 "$top/scripts/load.sh"
 }
 
 # Nothing is left that nobody knows: kmemleak takes what is younger than five seconds for
@@ -80,6 +85,7 @@ check_rt()
 	MAY_SKIP='needs FAIL_PTE_TABLE' "$top/scripts/kunit-qemu.sh"
 	"$top/scripts/selftest.sh" pte_ref
 	TIME=$time "$top/scripts/race.sh"
+	load
 }
 
 check_kasan()
@@ -93,6 +99,7 @@ check_kasan()
 	"$top/scripts/selftest.sh" pte_ref
 	TIME='' "$top/scripts/race.sh"
 	TIME=$time "$top/scripts/race.sh"
+	load
 	leaks
 }
 
@@ -113,7 +120,8 @@ check_kcsan()
 	"$top/scripts/kunit-qemu.sh"
 	"$top/scripts/selftest.sh" pte_ref
 	TIME=$time "$top/scripts/race.sh"
-	for f in kunit selftest-pte_ref "race-pte_ref-1-$time"; do
+	load
+	for f in kunit selftest-pte_ref "race-pte_ref-1-$time" load-pte_ref; do
 		f=$build/log/console-$f.log
 		grep -q 'kcsan: enabled early' "$f" || die "KCSAN is not on: $f"
 		grep -o 'BUG: KCSAN: .*' "$f" | sort | uniq -c | sort -rn || true
@@ -171,7 +179,7 @@ row()
 
 mkdir -p "$build/log"
 [ -f "$build/src/stock.stamp" ] || die "no source: run make source"
-[ $# -gt 0 ] || set -- production turned-off nosplit rt kasan kcsan configs fixes mutants lint arm64 cloud series mm harm faults
+[ $# -gt 0 ] || set -- production turned-off nosplit rt kasan kcsan configs fixes mutants lint arm64 cloud series mm harm load faults
 for name; do
 	declare -F "check_$name" >/dev/null || die "no check is called $name, see scripts/check-all.sh -h"
 done

@@ -45,6 +45,7 @@
 #include "../../../../mm/gup_test.h"
 
 #define GUP_TEST	"/sys/kernel/debug/gup_test"
+#define THP		"/sys/kernel/mm/transparent_hugepage"
 #define SPLIT		"/sys/kernel/debug/split_huge_pages"
 #define SLAB		"/sys/kernel/slab/pte_ref/"
 #define NODE		"/sys/devices/system/node/node1"
@@ -119,6 +120,7 @@ static int process;
 static char *area;
 static int file, zeroes;	/* of SHARED and of PRIVATE */
 static int uffd, pagemap;
+static char *buffers;		/* of its threads */
 static pthread_rwlock_t lock;
 static uint64_t value[PAGES];	/* what a page contains */
 static bool lazy[PAGES];	/* MADV_FREE may take that away */
@@ -633,6 +635,8 @@ static int op_ksm(struct range *r)
 
 static int op_collapse(struct range *r)
 {
+	if (access(THP, F_OK))
+		return LACKS;
 	r->table = rnd(2) ? HUGE_ANON : HUGE_SHARED;
 	return madvise(table(r->table), table_size(), MADV_COLLAPSE) ? NOT_NOW : DONE;
 }
@@ -916,10 +920,7 @@ static void *thread(void *arg)
 	me = (long)arg;
 	rng = seed * 1000003 + process * 1009 + me + 1;
 	rng *= 0x9e3779b97f4a7c15ULL;
-	buffer = mmap(NULL, PIECE_PAGES * psize(), PROT_READ | PROT_WRITE,
-		      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (buffer == MAP_FAILED)
-		bad("mmap");
+	buffer = buffers + me * PIECE_PAGES * psize();
 	while (!report->failed && now_ms() < end_ms)
 		if (one_op() == BAD)
 			break;
@@ -958,6 +959,14 @@ static void run_process(void)
 	uffd = new_uffd();
 	for (t = 0; t <= SCRATCH; t++)
 		map_table(t);
+	/*
+	 * Before there is a thread, which may have unmapped just as much for a moment: there
+	 * this would be mapped, and then what it maps there again.
+	 */
+	buffers = mmap(NULL, nr_threads * PIECE_PAGES * psize(), PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (buffers == MAP_FAILED)
+		bad("mmap");
 	for (i = 0; i < nr_threads; i++)
 		if (pthread_create(&threads[i], NULL, thread, (void *)i))
 			bad("pthread_create");
