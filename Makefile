@@ -108,7 +108,7 @@ harm: source	## what one process can do to another by its tables, stock beside p
 faults: source	## stressors whose allocations fail now and then, on stock and on pte_ref: TIME=seconds
 	@$(S)/faults.sh
 
-load: source	## all that writes entries, on the same tables, then stress-ng; stock fails too, bench/RESULTS.md: TIME= SEED= KERNEL=
+load: source	## all that writes entries, on the same tables, then stress-ng: TIME= SEED= KERNEL=
 	@$(S)/load.sh
 
 mm-tests: source	## Linux's own tests of mm on stock and on pte_ref, compared
