@@ -16,7 +16,7 @@ set_to()	# DIR, then NAME VALUE...
 	local dir=$1
 	shift
 	while [ $# -gt 0 ]; do
-		echo "$2" >"$dir/$1"
+		echo "$2" >"$dir/$1" || echo "# not set: $dir/$1"
 		shift 2
 	done
 }
@@ -55,7 +55,7 @@ unplug()
 inject delay-us 20 times -1 probability 5
 while sleep 2 && [ ! -e stop ]; do
 	inject mapped 1
-	swapoff "$swap"
+	swapoff "$swap" && echo "# swap was off"
 	swapon "$swap"
 	unplug
 	sleep 1

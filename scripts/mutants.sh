@@ -99,6 +99,12 @@ guest()
 		"$top/scripts/check-log.sh" "$console" >>"$log" 2>&1
 }
 
+# complaint LOG: the first thing that the kernel complained of; fails if there is none.
+complaint()
+{
+	{ "$top/scripts/check-log.sh" "$1" 2>&1 || true; } | sed -n 2p | grep .
+}
+
 # What a run left that did not come to its end is newer than the source.
 all_fresh()
 {
@@ -173,8 +179,10 @@ while read -r -u 3 name file function test command; do
 				missed=$((missed + 1))
 				echo "MISSED $name: $reason"
 			else
-				how=$(grep -m 1 -oE 'not ok [0-9]* [^ ]*' "$dir/log/$name-guest") || how=
-				echo "caught $name by $test: ${how:-the log of the kernel, or its end}"
+				how=$(grep -m 1 -oE 'not ok [0-9]* [^ ]*|guest died.*|time limit of .*' \
+					"$dir/log/$name-guest" || complaint "$build/log/console-mutant.log") ||
+					die "$name: $test did not run, see $dir/log/$name-guest"
+				echo "caught $name by $test: $how"
 			fi
 		elif compile "$name" && BUILT=1 kunit "$name" "${TEST:-$test}"; then
 			missed=$((missed + 1))
@@ -182,7 +190,10 @@ while read -r -u 3 name file function test command; do
 		else
 			how=$(sed -nE 's/.*\[(FAILED|CRASHED)\] ([^ ]*).*/\1 \2/p' "$dir/log/$name" |
 				awk '!seen[$0]++' | xargs)
-			echo "caught $name by ${TEST:-$test}: ${how:-the log of the kernel, or its end}"
+			[ -n "$how" ] || how=$(grep -m 1 -o 'time limit of .*' "$dir/log/$name" ||
+				complaint "$dir/um/test.log") ||
+				die "$name: ${TEST:-$test} did not run, see $dir/log/$name"
+			echo "caught $name by ${TEST:-$test}: $how"
 		fi
 		fresh "mm/$file.c"
 		;;

@@ -426,6 +426,7 @@ static void allocation_failure(struct kunit *test)
 			ref = NULL;
 			*verbose = 0;
 			*ignore = false;
+			atomic_set(times, 1);
 			current->fail_nth = nth;
 			if (what == HOLD)
 				ref = hold_table(&bare);
@@ -437,6 +438,9 @@ static void allocation_failure(struct kunit *test)
 			current->fail_nth = 0;
 			*ignore = old_ignore;
 			*verbose = old_verbose;
+			/* Of failslab, which has failed nothing then. */
+			if (what != HOLD)
+				KUNIT_EXPECT_EQ(test, atomic_read(times), 1);
 			atomic_set(times, old_times);
 
 			KUNIT_EXPECT_TRUE(test, is_linked(&bare));

@@ -549,16 +549,18 @@ static bool check_memory(const struct effect *e, long free_us)
 }
 
 /*
- * On a kernel that frees tables: most that it made were noted and freed later, or
+ * On a kernel that frees tables: of those that it made many were noted and freed later, or
  * it made refs, or tables with percpu counters.
  */
 static bool did_something(const struct effect *e)
 {
 	if (attack->run == notes)
-		return e->deferred > e->made / 2;
+		return e->deferred > e->made / 10;
 	if (attack->run == refs)
 		return e->peak.refs > 0;
-	return attack->run != percpu || e->switches > 0;
+	if (attack->run == percpu)
+		return e->switches > 0;
+	return e->deferred > 0;
 }
 
 static void check(const struct figures *f, const struct figures *alone,
@@ -569,8 +571,8 @@ static void check(const struct figures *f, const struct figures *alone,
 
 	ok = compare_to("median fault, ns", f->fault_median, alone->fault_median,
 			spinning->fault_median, WORSE);
-	ok = compare_to("worst fault, us", f->fault_worst / 1000, alone->fault_worst / 1000,
-			spinning->fault_worst / 1000 + turns, WORSE) && ok;
+	ok = compare_to("worst fault, us", f->fault_worst / 1000 - turns,
+			alone->fault_worst / 1000, spinning->fault_worst / 1000, WORSE) && ok;
 	ksft_test_result(ok, "%s.fault\n", attack->name);
 
 	ok = compare_to("free, us", f->free_worst - turns, alone->free_worst,
@@ -580,8 +582,8 @@ static void check(const struct figures *f, const struct figures *alone,
 	else
 		ksft_test_result(ok && !f->kept, "%s.free\n", attack->name);
 
-	ok = compare_to("exit, us", f->exit_worst, alone->exit_worst,
-			spinning->exit_worst + turns, WORSE);
+	ok = compare_to("exit, us", f->exit_worst - turns, alone->exit_worst,
+			spinning->exit_worst, WORSE);
 	ksft_test_result(ok, "%s.exit\n", attack->name);
 
 	ok = check_memory(e, alone->free_worst > spinning->free_worst ? alone->free_worst :

@@ -434,12 +434,23 @@ static void zap(char *start, size_t len)
 		madvise(start, len, MADV_DONTNEED);
 }
 
+/* Does the attacker free tables itself? */
+static bool frees_at_once(void)
+{
+	return attacker && attacker->bit == OWN && victim->memory != DEVICE;
+}
+
+/* Where the attacker covers tables we do not, so that what is freed at once is its doing. */
 static void zap_vmas(void)
 {
+	size_t len = frees_at_once() ? vma_len / 2 : vma_len;
 	int t;
 
-	for (t = 0; t < nr_tables; t++)
-		zap(vma[t], vma_len);
+	for (t = 0; t < nr_tables; t++) {
+		zap(vma[t], len);
+		if (len < vma_len)
+			zap(vma[t] + len, len);
+	}
 }
 
 static int undo_zap(void)
@@ -2065,9 +2076,14 @@ static void set_floors(long ms)
 		report->freed_floor = 1 + ms / (deferred_ms * FREED_SHARE);
 }
 
+static long freed_by_attack(void)
+{
+	return frees_at_once() ? freed_at_once() : tables_freed();
+}
+
 static bool floors_met(long freed_before)
 {
-	report->freed = deferred_ms ? tables_freed() - freed_before : -1;
+	report->freed = deferred_ms ? freed_by_attack() - freed_before : -1;
 	return __atomic_load_n(&report->attacks, __ATOMIC_RELAXED) >= report->attacks_floor &&
 	       report->freed >= report->freed_floor;
 }
@@ -2084,7 +2100,11 @@ static void pair_case(long ms)
 		return;
 	ms = ms > alone ? ms - alone : 1;
 	set_floors(ms);
-	freed = tables_freed();
+	freed = freed_by_attack();
+	/* What it did alone does not count. */
+	collapsed = 0;
+	if (victim->finish == finish_large)
+		large_before = large_mapped();
 	for (i = 0; i < nr_attackers; i++) {
 		if (pthread_create(&thread[i], NULL, attacker_thread, (void *)i)) {
 			bad_errno("pthread_create");
