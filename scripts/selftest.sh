@@ -43,7 +43,7 @@ guest="'$top/scripts/guest-swap.sh' 64 >/dev/null && cd /tmp && exec '$prog'"
 
 boot()	# KERNEL
 {
-	KERNEL=$1 NAME=selftest-$1 TIMEOUT=${TIMEOUT:-$(patience 300)} RUN=$guest \
+	KERNEL=$1 NAME=selftest-$1 TIMEOUT=${TIMEOUT:-$(patience 900)} RUN=$guest \
 		"$top/scripts/boot.sh" 2>&1
 }
 

@@ -507,7 +507,7 @@ static void *wait_for_end(void *fd)
 
 /* So many times must users of a table change the CPU within a second of the clock. */
 #define PERCPU_MOVES	64
-#define PERCPU_MS	120000
+#define PERCPU_MS	20000
 
 /*
  * Use a table on two CPUs in turn, so often that its ref gets percpu counters: by
