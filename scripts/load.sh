@@ -38,7 +38,7 @@ lock load
 boot()
 {
 	KERNEL=$kernel NAME=load-$kernel APPEND="numa=fake=2 movablecore=512M ${APPEND:-}" \
-		TIMEOUT=$((10 * time + ${#stressors[@]} * stress_time * 2 + $(patience 600))) \
+		TIMEOUT=$((10 * time + ${#stressors[@]} * stress_time * 6 + $(patience 600))) \
 		RUN="exec '$top/scripts/load-guest.sh' $stress_time '${stressors[*]}' '$prog' ${args[*]}" \
 		"$top/scripts/boot.sh" 2>&1
 }
