@@ -507,17 +507,18 @@ static void *wait_for_end(void *fd)
 
 /* So many times must users of a table change the CPU within a second of the clock. */
 #define PERCPU_MOVES	64
-#define PERCPU_MS	20000
+#define PERCPU_MS	10000
 
 /*
  * Use a table on two CPUs in turn, so often that its ref gets percpu counters: by
  * faults of GUP that ask a file, in a process with a second thread.  A busy machine
- * takes its time until there were twice as many within a second.  A page other than the
- * first one must be populated.  The first one is empty in the end.
+ * takes its time, until four times as many came within three seconds, so in four of the
+ * clock at most.  A page other than the first one must be populated.  The first one is
+ * empty in the end.
  */
 static void use_on_two_cpus(struct area *a, char *p)
 {
-	long at[2 * PERCPU_MOVES + 2], give_up = now_ms() + PERCPU_MS, now = now_ms();
+	long at[4 * PERCPU_MOVES + 2], give_up = now_ms() + PERCPU_MS, now = now_ms();
 	int i, end[2], nr = ARRAY_SIZE(at), fd = new_memfd(psize());
 	pthread_t thread;
 
@@ -525,7 +526,7 @@ static void use_on_two_cpus(struct area *a, char *p)
 		abort();
 	if (map_memfd(p, psize(), fd) == MAP_FAILED)
 		abort();
-	for (i = 0; i < nr || (now - at[i % nr] > 900 && now < give_up); i++) {
+	for (i = 0; i < nr || (now - at[i % nr] > 2900 && now < give_up); i++) {
 		at[i % nr] = now;
 		pin(a->cpu[i & 1]);
 		if (madvise(p, psize(), MADV_POPULATE_WRITE))
