@@ -376,11 +376,8 @@ static void expect_freed_soon(struct __test_metadata *_metadata, struct area *a,
 	expect_tables(_metadata, a, left);
 }
 
-/*
- * MADV_PAGEOUT until no page is mapped; some may be in use for a while.  A huge page
- * has more of them than fill() touches.
- */
-static int pageout(struct area *a, char *start, size_t len)
+/* MADV_PAGEOUT until no page, one in each step, is mapped; some may be in use for a while. */
+static int pageout_at(struct area *a, char *start, size_t len, size_t step)
 {
 	long end = now_ms() + 5 * soon_ms;
 	int nr;
@@ -388,9 +385,15 @@ static int pageout(struct area *a, char *start, size_t len)
 	do {
 		if (madvise(start, len, MADV_PAGEOUT))
 			return -1;
-		nr = count_pagemap_at(a, start, len, psize(), PM_PRESENT);
+		nr = count_pagemap_at(a, start, len, step, PM_PRESENT);
 	} while (nr && now_ms() < end);
 	return nr;
+}
+
+/* A huge page has more pages than fill() touches. */
+static int pageout(struct area *a, char *start, size_t len)
+{
+	return pageout_at(a, start, len, psize());
 }
 
 static bool thp_is_on(void)
@@ -2889,7 +2892,7 @@ TEST_F(data, passing_zero)
 			*(uint64_t *)q = pattern(q);
 		ASSERT_EQ(wait_child(pid), 0);
 		if (swap_is_on()) {
-			ASSERT_EQ(pageout(a, p, len), 0);
+			ASSERT_EQ(pageout_at(a, p, len, a->table_size), 0);
 		} else if (!i) {
 			TH_LOG("no swap: not swapped out");
 		}
