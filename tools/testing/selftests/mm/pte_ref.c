@@ -2724,6 +2724,8 @@ TEST_F(data, latency)
 	TH_LOG("the same, with percpu counters: median %ld us, most %ld us",
 	       switch_us[8], switch_us[15]);
 
+	/* Generous: the machine may be slow and busy. */
+	ASSERT_LT(us[1999], 1000 * soon_ms);
 	if (grace < 1000)
 		SKIP(return, "no membarrier(), one CPU, or expedited grace periods: %ld us", grace);
 	TH_LOG("a grace period: %ld us", grace);
