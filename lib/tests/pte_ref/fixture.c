@@ -367,6 +367,15 @@ unsigned long *note_marks(struct table *t)
 	return &notes->marks;
 }
 
+/* As the deferred work does with what it looks at. */
+void take_marks(struct table *t)
+{
+	unsigned long *marks = note_marks(t), old = READ_ONCE(*marks);
+
+	if (old)
+		cmpxchg(marks, old, PTE_NOTES_TAG);
+}
+
 /* Is the group of the table marked?  Not pmd_index(): the PMD may be folded. */
 bool is_marked(struct table *t)
 {

@@ -124,6 +124,7 @@ void expect_count(struct table *t, unsigned int entries, unsigned int holders);
 void to_percpu_mode(struct table *t);
 void to_atomic_mode(struct table *t);
 unsigned long *note_marks(struct table *t);
+void take_marks(struct table *t);
 bool is_marked(struct table *t);
 void expect_noted(struct table *t);
 

@@ -423,6 +423,7 @@ static void allocation_failure(struct kunit *test)
 		for (nth = 1; nth < 20; nth++) {
 			link_bare_table(&bare);
 			set_entry(&bare, SWAP, 0);
+			take_marks(&bare);
 			ref = NULL;
 			*verbose = 0;
 			*ignore = false;

@@ -2222,24 +2222,29 @@ TEST_F(data, processes)
 	struct area *a = &self->a;
 	int nr = STRESS_WORKERS, nr_pages = PER_TABLE * 3 / 2;
 	struct worker *w;
+	bool *stop;
 	size_t len = nr_pages * a->step, cut = 2 * a->table_size;
 	int fd = new_memfd(cut);
 	pid_t pid[STRESS_WORKERS];
-	long end;
+	long end, freed = tables_freed();
 	char *p;
 
-	w = mmap(NULL, sizeof(*w) * nr, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	w = mmap(NULL, sizeof(*w) * nr + sizeof(*stop), PROT_READ | PROT_WRITE,
+		 MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	ASSERT_NE(w, MAP_FAILED);
+	stop = (bool *)(w + nr);
 	p = map_memfd(table(a, 0), cut, fd);
 	ASSERT_NE(p, MAP_FAILED);
 	for (int i = 0; i < nr; i++) {
-		worker_init(&w[i], a, i, nr, p, nr_pages, NULL);
+		worker_init(&w[i], a, i, nr, p, nr_pages, stop);
 		w[i].fd = fd;
 		pid[i] = fork();
 		if (pid[i])
 			continue;
 		sched_setaffinity(0, sizeof(a->cpus), &a->cpus);
-		for (end = now_ms() + STRESS_MS; now_ms() < end;) {
+		/* Some time, should nobody tell it to stop. */
+		for (end = now_ms() + STRESS_MS + 10 * soon_ms;
+		     !FORCE_READ(*stop) && now_ms() < end;) {
 			int other = rand_r(&w[i].seed) % nr_pages;
 
 			if (!worker_round(&w[i]))
@@ -2248,6 +2253,8 @@ TEST_F(data, processes)
 				worker_bad(&w[i], page(a, p, other), "data of nobody");
 				break;
 			}
+			if (FORCE_READ(w[i].pause_us))
+				usleep(w[i].pause_us);
 		}
 		_exit(0);
 	}
@@ -2262,12 +2269,14 @@ TEST_F(data, processes)
 			EXPECT_EQ(bad_pages(a, q, a->step), 0);
 		}
 	}
+	expect_freed_meanwhile(_metadata, w, nr, freed);
+	__atomic_store_n(stop, true, __ATOMIC_RELAXED);
 	for (int i = 0; i < nr; i++)
 		EXPECT_EQ(wait_child(pid[i]), 0);
 	for (int i = 0; i < nr; i++)
 		worker_result(_metadata, &w[i]);
 	ASSERT_EQ(nonzero_pages(a, p, len), 0);
-	munmap(w, sizeof(*w) * nr);
+	munmap(w, sizeof(*w) * nr + sizeof(*stop));
 	close(fd);
 }
 
@@ -2279,7 +2288,7 @@ TEST_F(data, fork)
 	bool stop = false;
 	size_t len = a->table_size;
 	char *p = map_anon(table(a, 0), 3 * len);
-	long end, loops = 0;
+	long end, loops = 0, freed = tables_freed();
 	pid_t pid;
 
 	ASSERT_NE(p, MAP_FAILED);
@@ -2290,12 +2299,16 @@ TEST_F(data, fork)
 		fill(a, page(a, p, i), GROUP * a->step);
 	fill(a, p + 2 * len, len);
 	start_workers(_metadata, w, 2);
-	for (end = now_ms() + STRESS_MS; now_ms() < end && __test_passed(_metadata); loops++) {
-		/* Table 2 is all there for some children, for others half of it. */
-		size_t kept = loops & 1 ? len / 2 : len;
+	for (end = now_ms() + STRESS_MS;
+	     (now_ms() < end || loops < 3) && __test_passed(_metadata); loops++) {
+		/* Table 2 is all there for some children, half of it or none for others. */
+		size_t kept = len - loops % 3 * (len / 2);
 
 		fill(a, p + 2 * len, len);
-		EXPECT_EQ(zap_pages(a, p + 2 * len + kept, len - kept), 0);
+		if (kept)
+			EXPECT_EQ(zap_pages(a, p + 2 * len + kept, len - kept), 0);
+		else
+			EXPECT_EQ(madvise(p + 2 * len, len, MADV_DONTNEED), 0);
 		pid = fork();
 		EXPECT_GE(pid, 0);
 		if (pid < 0)
@@ -2318,6 +2331,7 @@ TEST_F(data, fork)
 		EXPECT_EQ(wait_child(pid), 0);
 		EXPECT_EQ(bad_pages(a, p + 2 * len, kept), 0);
 	}
+	expect_freed_meanwhile(_metadata, w, 2, freed);
 	stop_workers(_metadata, w, 2, &stop);
 	for (int i = 3 * GROUP; i < PER_TABLE; i += 4 * GROUP)
 		ASSERT_EQ(bad_pages(a, page(a, p, i), GROUP * a->step), 0);
@@ -2608,6 +2622,7 @@ TEST_F(data, mremap)
 	char *ours[2];
 	struct worker w[2];
 	bool stop = false;
+	long freed = tables_freed();
 	long end, loops = 0;
 	int fd = new_memfd(2 * half);
 
@@ -2631,6 +2646,7 @@ TEST_F(data, mremap)
 		EXPECT_EQ(mremap(from, half, half, MREMAP_MAYMOVE | MREMAP_FIXED, to), to);
 		EXPECT_EQ(bad_moved_pages(a, to, 16 * a->step, ours[0]), 0);
 	}
+	expect_freed_meanwhile(_metadata, w, 2, freed);
 	stop_workers(_metadata, w, 2, &stop);
 	close(fd);
 }
@@ -2867,10 +2883,11 @@ TEST_F(data, thp_stays_small)
 TEST_F(data, passing_zero)
 {
 	struct area *a = &self->a;
-	int nr = 480;
+	int nr = ARRAY_SIZE(pfn);
 	size_t len = nr * a->table_size;
 	char *p = map_anon(table(a, 0), len), *q;
-	long refs, pages;
+	unsigned long pfn[480];
+	long refs, pages, moved = 0;
 	pid_t pid;
 	int fd;
 
@@ -2897,20 +2914,23 @@ TEST_F(data, passing_zero)
 		for (q = p; q < p + len; q += a->table_size)
 			*(uint64_t *)q = pattern(q);
 		ASSERT_EQ(wait_child(pid), 0);
+		for (int k = 0; k < nr; k++)
+			pfn[k] = pagemap_get_pfn(a->pagemap, p + k * a->table_size);
+		fd = open("/proc/sys/vm/compact_memory", O_WRONLY);
+		if (fd >= 0) {
+			ASSERT_EQ(write(fd, "1", 1), 1);
+			close(fd);
+		}
+		for (int k = 0; k < nr; k++)
+			moved += pagemap_get_pfn(a->pagemap, p + k * a->table_size) != pfn[k];
 		if (swap_is_on()) {
 			ASSERT_EQ(pageout_at(a, p, len, a->table_size), 0);
 		} else if (!i) {
 			TH_LOG("no swap: not swapped out");
 		}
-		fd = open("/proc/sys/vm/compact_memory", O_WRONLY);
-		if (fd >= 0) {
-			ASSERT_EQ(write(fd, "1", 1), 1);
-			close(fd);
-		} else if (!i) {
-			TH_LOG("no compact_memory: not migrated");
-		}
 		usleep(30000);
 	}
+	TH_LOG("%ld pages migrated", moved);
 	TH_LOG("%ld refs, %ld tables more than before", count_refs() - refs, tables(a) - pages);
 	for (q = p; q < p + len; q += a->table_size)
 		ASSERT_EQ(*(uint64_t *)q, pattern(q));
