@@ -5,7 +5,7 @@
 # choose; -h says which there are; without, all. TIME: seconds for each group of callers of race.
 set -euo pipefail
 options='TIME'
-words='[production|turned-off|nosplit|rt|kasan|kcsan|configs|fixes|mutants|lint|arm64|cloud|series|mm|harm|load|faults]...'
+words='[production|turned-off|nosplit|rt|kasan|kcsan|configs|fixes|mutants|lint|arm64|cloud|series|mm|harm|load|faults|older]...'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
@@ -160,6 +160,15 @@ check_faults()	{ TIME='' "$top/scripts/faults.sh"; }
 check_mm()	{ TIME='' "$top/scripts/mm-tests.sh"; }
 check_series()	{ "$top/scripts/series-build.sh"; }
 
+# What patches/VERSION is for.
+check_older()
+{
+	local v
+	for v in "${supported[@]:1}"; do
+		VERSION=$v "$top/scripts/test.sh" source kernel_debug kunit_x86 selftest race off
+	done
+}
+
 if [ "${1:-}" = one ]; then
 	"check_$2"
 	exit
@@ -168,8 +177,10 @@ fi
 # row NAME WORD SECONDS
 row()
 {
-	local line
-	line="| $1 | $2 | $(($3 / 60)) min | $(date +%Y-%m-%d) | $(version) | \`scripts/check-all.sh $1\` |"
+	local line linux
+	linux=$(version)
+	[ "$1" != older ] || linux="${supported[*]:1}"
+	line="| $1 | $2 | $(($3 / 60)) min | $(date +%Y-%m-%d) | $linux | \`scripts/check-all.sh $1\` |"
 	awk -v name="$1" -v line="$line" '
 		$0 ~ "^[|] " name " [|]" { print line; done = 1; next }
 		{ print }
@@ -179,7 +190,7 @@ row()
 
 mkdir -p "$build/log"
 [ -f "$build/src/stock.stamp" ] || die "no source: run make source"
-[ $# -gt 0 ] || set -- production turned-off nosplit rt kasan kcsan configs fixes mutants lint arm64 cloud series mm harm load faults
+[ $# -gt 0 ] || set -- production turned-off nosplit rt kasan kcsan configs fixes mutants lint arm64 cloud series mm harm load faults older
 for name; do
 	declare -F "check_$name" >/dev/null || die "no check is called $name, see scripts/check-all.sh -h"
 done

@@ -2305,10 +2305,11 @@ TEST_F(data, fork)
 		size_t kept = len - loops % 3 * (len / 2);
 
 		fill(a, p + 2 * len, len);
-		if (kept)
+		if (kept) {
 			EXPECT_EQ(zap_pages(a, p + 2 * len + kept, len - kept), 0);
-		else
+		} else {
 			EXPECT_EQ(madvise(p + 2 * len, len, MADV_DONTNEED), 0);
+		}
 		pid = fork();
 		EXPECT_GE(pid, 0);
 		if (pid < 0)
@@ -2883,10 +2884,10 @@ TEST_F(data, thp_stays_small)
 TEST_F(data, passing_zero)
 {
 	struct area *a = &self->a;
-	int nr = ARRAY_SIZE(pfn);
+	enum { nr = 480 };
 	size_t len = nr * a->table_size;
 	char *p = map_anon(table(a, 0), len), *q;
-	unsigned long pfn[480];
+	unsigned long pfn[nr];
 	long refs, pages, moved = 0;
 	pid_t pid;
 	int fd;
