@@ -13,6 +13,14 @@ table=$top/bench/CHECKS.md
 failed=0
 time=${TIME:-1}
 
+# part NAME: what comes now; what came before it passed, or we would not be here.
+part=
+part()
+{
+	[ -z "$part" ] || echo "part: ok $part"
+	part=$1
+}
+
 # A kernel with a sanitizer takes longer than patience() knows.
 export WAIT=10
 sanitizer_wait=60
@@ -54,7 +62,9 @@ leaks()
 check_production()
 {
 	KERNEL=pte_ref DEBUG=0 "$top/scripts/kernel.sh"
+	part kselftest
 	DEBUG=0 "$top/scripts/selftest.sh" pte_ref
+	part "race, pairs"
 	KERNEL=pte_ref DEBUG=0 TIME=$time "$top/scripts/race.sh"
 }
 
@@ -62,6 +72,7 @@ check_production()
 check_turned-off()
 {
 	DEBUG=1 KERNEL=pte_ref "$top/scripts/kernel.sh"
+	part "race, pairs"
 	OFF=1 DEBUG=1 KERNEL=pte_ref TIME=$time "$top/scripts/race.sh"
 }
 
@@ -69,10 +80,14 @@ check_turned-off()
 check_nosplit()
 {
 	more=''
-	other_kernel nosplit NR_CPUS=2
+	other_kernel nosplit NR_CPUS=2 SPLIT_PTE_PTLOCKS=n
+	part KUnit
 	"$top/scripts/kunit-qemu.sh"
+	part kselftest
 	"$top/scripts/selftest.sh" pte_ref
+	part "race, points"
 	TIME='' "$top/scripts/race.sh"
+	part "race, pairs"
 	TIME=$time "$top/scripts/race.sh"
 }
 
@@ -82,9 +97,13 @@ check_rt()
 	export NO_THP=1
 	other_kernel rt PREEMPT_RT=y FAIL_PTE_TABLE=n NUMA_BALANCING=n \
 		TRANSPARENT_HUGEPAGE=n TRANSPARENT_HUGEPAGE_MADVISE=n TEST_HMM=n
+	part KUnit
 	MAY_SKIP='needs FAIL_PTE_TABLE' "$top/scripts/kunit-qemu.sh"
+	part kselftest
 	"$top/scripts/selftest.sh" pte_ref
+	part "race, pairs"
 	TIME=$time "$top/scripts/race.sh"
+	part load
 	load
 }
 
@@ -95,11 +114,17 @@ check_kasan()
 	# With five levels KASAN reports an interrupt in identify_cpu(), which has cleared
 	# X86_FEATURE_LA57 for a moment, and turns lockdep off.
 	APPEND+=' no5lvl'
+	part KUnit
 	"$top/scripts/kunit-qemu.sh"
+	part kselftest
 	"$top/scripts/selftest.sh" pte_ref
+	part "race, points"
 	TIME='' "$top/scripts/race.sh"
+	part "race, pairs"
 	TIME=$time "$top/scripts/race.sh"
+	part load
 	load
+	part leaks
 	leaks
 }
 
@@ -117,9 +142,13 @@ check_kcsan()
 		awk '$2 ~ /[tT]/ && $3 ~ /^[[:alpha:]_]/ { sub(/\..*/, "", $3); print $3 }' |
 		sort -u | paste -sd'|')
 	export KCSAN_OF
+	part KUnit
 	"$top/scripts/kunit-qemu.sh"
+	part kselftest
 	"$top/scripts/selftest.sh" pte_ref
+	part "race, pairs"
 	TIME=$time "$top/scripts/race.sh"
+	part load
 	load
 	for f in kunit selftest-pte_ref "race-pte_ref-1-$time" load-pte_ref; do
 		f=$build/log/console-$f.log
@@ -133,6 +162,7 @@ check_harm()
 {
 	KERNEL=stock DEBUG=0 "$top/scripts/kernel.sh"
 	KERNEL=pte_ref DEBUG=0 "$top/scripts/kernel.sh"
+	part harm
 	DEBUG=0 "$top/scripts/harm.sh"
 }
 
@@ -170,17 +200,21 @@ check_older()
 }
 
 if [ "${1:-}" = one ]; then
+	trap '[ -z "$part" ] || echo "part: FAIL $part"' EXIT
 	"check_$2"
+	part ''
 	exit
 fi
 
 # row NAME WORD SECONDS
 row()
 {
-	local line linux
+	local line linux commit
 	linux=$(version)
 	[ "$1" != older ] || linux="${supported[*]:1}"
-	line="| $1 | $2 | $(($3 / 60)) min | $(date +%Y-%m-%d) | $linux | \`scripts/check-all.sh $1\` |"
+	commit=$(git -C "$top" rev-parse --short HEAD 2>/dev/null) || commit=-
+	git -C "$top" diff --quiet HEAD -- . ':!bench/CHECKS.md' || commit+=+
+	line="| $1 | $2 | $(($3 / 60)) min | $(date +%Y-%m-%d) | $linux | $commit | \`scripts/check-all.sh $1\` |"
 	awk -v name="$1" -v line="$line" '
 		$0 ~ "^[|] " name " [|]" { print line; done = 1; next }
 		{ print }
@@ -200,6 +234,7 @@ for name; do
 	"$0" one "$name" >"$build/log/all-$name.log" 2>&1 </dev/null || word=FAIL
 	[ $word = ok ] || failed=$((failed + 1))
 	echo "$word $name ($((SECONDS - start)) s)"
+	sed -n 's/^part: /    /p' "$build/log/all-$name.log"
 	[ $word = ok ] || tail -n 5 "$build/log/all-$name.log" | sed 's/^/    /'
 	row "$name" $word $((SECONDS - start))
 done
