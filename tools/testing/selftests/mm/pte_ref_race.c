@@ -363,6 +363,11 @@ static bool whole_tables(void)
 	return victim->flags & WHOLE_TABLE || (attacker && attacker->bit == OWN);
 }
 
+static bool in_one_table(char *a, char *b)
+{
+	return (unsigned long)a / table_size() == (unsigned long)b / table_size();
+}
+
 static int init_neighbours(void)
 {
 	size_t len = NEIGHBOUR_PAGES * psize();
@@ -379,6 +384,8 @@ static int init_neighbours(void)
 
 			anon_neighbour[i][t] = a;
 			file_neighbour[i][t] = f;
+			if (!in_one_table(a, t ? q : p) || !in_one_table(f, t ? q : p))
+				return bad("a neighbour is not in the victim's table");
 			if (map_anon(a, len) ||
 			    map_file(f, len, MAP_SHARED, neighbour_fd[i], t * len))
 				return -1;
@@ -2088,6 +2095,51 @@ static bool floors_met(long freed_before)
 	       report->freed >= report->freed_floor;
 }
 
+/* VmPTE of /proc/self/status, in kB */
+static unsigned long read_tables(void)
+{
+	static char buf[4096];
+	int fd = open("/proc/self/status", O_RDONLY | O_CLOEXEC);
+	ssize_t len = fd < 0 ? 0 : read(fd, buf, sizeof(buf) - 1);
+	const char *line;
+
+	close(fd);
+	buf[len > 0 ? len : 0] = 0;
+	line = strstr(buf, "VmPTE:");
+	return line ? strtoul(line + strlen("VmPTE:"), NULL, 10) : 0;
+}
+
+/*
+ * Before the victim works, whose own zaps leave empty tables as well: a table that a
+ * page of the attacker's keeps is freed when the attacker takes that away.  An attacker
+ * that frees at once needs no such proof: nobody else does, see zap_vmas().
+ */
+static int attacker_frees(void)
+{
+	long end = now_ms() + stuck_ms;
+	unsigned long kb;
+
+	if (!deferred_ms || spared_why || frees_at_once())
+		return 0;
+	if (attacker->bit == OWN) {
+		if ((victim->prepare && victim->prepare()) || victim->op())
+			return -1;
+	} else if (!whole_tables()) {
+		*(attacker->bit == NEIGHBOUR ? anon_neighbour : file_neighbour)[0][0] = 1;
+	} else {
+		*(attacker->bit == PUNCH ? p : vma[0] + vma_len - psize()) = 1;
+	}
+	kb = read_tables();
+	attacker->round(0, 0);
+	while (read_tables() >= kb && now_ms() < end) {
+		report->beat = now_ms();
+		usleep(1000);
+	}
+	if (read_tables() >= kb)
+		return bad("the attacker alone frees no table");
+	return attacker->bit == OWN ? (victim->undo ?: undo_zap)() : 0;
+}
+
 static void pair_case(long ms)
 {
 	pthread_t thread[MAX_ATTACKERS];
@@ -2095,6 +2147,8 @@ static void pair_case(long ms)
 	long freed;
 	long i;
 
+	if (attacker_frees())
+		return;
 	report->alone = run_for(alone, 0);
 	if (report->outcome != RUNNING)
 		return;
@@ -2179,24 +2233,8 @@ static int make_empty_tables(void)
 	return 0;
 }
 
-/*
- * What VmPTE of /proc/self/status says, in kB, when no table of the case is there.  More
- * than that may stay for another reason, so the wait ends.
- */
+/* VmPTE when no table of the case is there.  More may stay for another reason, so the wait ends. */
 static unsigned long tables_base;
-
-static unsigned long read_tables(void)
-{
-	static char buf[4096];
-	int fd = open("/proc/self/status", O_RDONLY | O_CLOEXEC);
-	ssize_t len = fd < 0 ? 0 : read(fd, buf, sizeof(buf) - 1);
-	const char *line;
-
-	close(fd);
-	buf[len > 0 ? len : 0] = 0;
-	line = strstr(buf, "VmPTE:");
-	return line ? strtoul(line + strlen("VmPTE:"), NULL, 10) : 0;
-}
 
 static void wait_for_no_table(void)
 {
