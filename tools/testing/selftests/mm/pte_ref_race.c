@@ -2529,6 +2529,19 @@ static bool turned_off(void)
 	return (*value && strchr("dDnNfF0", *value)) || !strncasecmp(value, "of", 2);
 }
 
+/* Where nothing is counted CONFIG_PT_RECLAIM must free them, or no pair tests anything. */
+static void check_reclaim(char *start)
+{
+	unsigned long kb;
+
+	start = (char *)(((unsigned long)start + table_size() - 1) & ~(table_size() - 1));
+	*start = 1;
+	kb = read_tables();
+	madvise(start, table_size(), MADV_DONTNEED);
+	if (read_tables() >= kb)
+		ksft_exit_fail_msg("MADV_DONTNEED of a whole table does not free it\n");
+}
+
 static void measure_machine(void)
 {
 	size_t len = 3 * table_size();
@@ -2540,6 +2553,8 @@ static void measure_machine(void)
 	if (page == MAP_FAILED)
 		ksft_exit_fail_perror("mmap");
 	madvise(page, len, MADV_NOHUGEPAGE);
+	if (freed_at_once() < 0 || turned_off())
+		check_reclaim(page);
 	/* Nothing else is in its table. */
 	page += len / 2;
 	start = now_ms();
