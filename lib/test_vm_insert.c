@@ -245,12 +245,28 @@ static int test_vm_insert_fixup(struct vm_area_struct *vma,
 	return 0;
 }
 
+/* Only what a walk without a lock finds, and what is in it. */
+static int test_vm_insert_fast(struct test_vm_insert_cmd *cmd)
+{
+	struct page *pages[NR];
+	u64 *word;
+
+	cmd->done = get_user_pages_fast_only(cmd->addr, cmd->nr, FOLL_WRITE, pages);
+	for (unsigned int i = 0; i < cmd->done; i++) {
+		word = kmap_local_page(pages[i]);
+		cmd->sum += READ_ONCE(*word);
+		kunmap_local(word);
+		put_page(pages[i]);
+	}
+	return 0;
+}
+
 static long test_vm_insert_locked(struct mm_struct *mm, unsigned int nr,
 				  struct test_vm_insert_cmd *cmd)
 {
 	unsigned long len = cmd->nr << PAGE_SHIFT;
 	struct vm_area_struct *vma;
-	bool other = nr == TEST_VM_INSERT_FIXUP;
+	bool other = nr == TEST_VM_INSERT_FIXUP || nr == TEST_VM_INSERT_FAST;
 	enum test_vm_insert_kind kind;
 	bool mixed, late, ours;
 
@@ -275,6 +291,8 @@ static long test_vm_insert_locked(struct mm_struct *mm, unsigned int nr,
 		return 0;
 	case TEST_VM_INSERT_FIXUP:
 		return test_vm_insert_fixup(vma, cmd);
+	case TEST_VM_INSERT_FAST:
+		return test_vm_insert_fast(cmd);
 	case TEST_VM_INSERT_TABLE:
 		return late ? test_vm_insert_table(vma, cmd) : -EINVAL;
 	default:
@@ -295,6 +313,7 @@ static long test_vm_insert_ioctl(struct file *file, unsigned int nr,
 	if (!PAGE_ALIGNED(cmd.addr) || !cmd.nr || cmd.nr > NR)
 		return -EINVAL;
 	cmd.done = 0;
+	cmd.sum = 0;
 
 	mmap_read_lock(mm);
 	ret = test_vm_insert_locked(mm, nr, &cmd);

@@ -57,11 +57,13 @@ enum test_vm_insert_kind {
  * @addr: (in) first address, page aligned
  * @nr: (in) number of pages, 1 to TEST_VM_INSERT_NR
  * @done: (out) pages that were inserted, also if there was an error
+ * @sum: (out) of TEST_VM_INSERT_FAST: the first words of all pages done
  */
 struct test_vm_insert_cmd {
 	__u64		addr;
 	__u64		nr;
 	__u64		done;
+	__u64		sum;
 };
 
 /* vm_insert_page() for each page */
@@ -76,5 +78,7 @@ struct test_vm_insert_cmd {
 #define TEST_VM_INSERT_FIXUP	_IOWR('V', 0x04, struct test_vm_insert_cmd)
 /* In a mapping of a _LATE kind in which nothing is: makes its PTE table */
 #define TEST_VM_INSERT_TABLE	_IOWR('V', 0x05, struct test_vm_insert_cmd)
+/* In other memory: get_user_pages_fast_only(), done are the pages that it finds */
+#define TEST_VM_INSERT_FAST	_IOWR('V', 0x06, struct test_vm_insert_cmd)
 
 #endif /* _LIB_TEST_VM_INSERT_UAPI_H */

@@ -77,6 +77,62 @@ static void freed_table_outlives_walks(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, watched(&t->watch), 1);
 }
 
+/* The same for what GUP-fast does instead of rcu_read_lock(): interrupts are off. */
+struct irqs_off {
+	struct page	*page;
+	bool		started;
+	bool		freed;
+};
+
+static int irqs_off_fn(void *arg)
+{
+	struct irqs_off *walk = arg;
+	bool stays;
+	int i;
+
+	local_irq_disable();
+	WRITE_ONCE(walk->started, true);
+	/* Not for ever: a flush of the TLB may wait for this CPU. */
+	for (i = 0; i < 100 && !READ_ONCE(walk->freed); i++)
+		mdelay(1);
+	mdelay(20);
+	stays = PageTable(walk->page);
+	local_irq_enable();
+	while (!kthread_should_stop())
+		usleep_range(50, 200);
+	return stays;
+}
+
+static void freed_table_outlives_irqs_off(struct kunit *test)
+{
+	struct table *t = test->priv;
+	struct irqs_off walk = { .page = ptdesc_page(t->ptdesc) };
+	struct task_struct *task;
+
+	if (num_online_cpus() < 2)
+		kunit_skip(test, "needs two CPUs, one is online");
+	lock_table(t);
+	KUNIT_EXPECT_TRUE(test, PageTable(walk.page));
+	migrate_disable();
+	task = kthread_create(irqs_off_fn, &walk, "pte_ref");
+	if (!IS_ERR(task)) {
+		kthread_bind(task, cpumask_any_but(cpu_online_mask, raw_smp_processor_id()));
+		wake_up_process(task);
+		while (!READ_ONCE(walk.started))
+			cond_resched();
+		KUNIT_EXPECT_TRUE(test, free_table(t));
+		WRITE_ONCE(walk.freed, true);
+		KUNIT_EXPECT_TRUE(test, kthread_stop(task));
+	} else {
+		KUNIT_FAIL(test, "no thread");
+	}
+	migrate_enable();
+	unlock_table(t);
+
+	pte_ref_flush(t->mm);
+	KUNIT_EXPECT_EQ(test, watched(&t->watch), 1);
+}
+
 static void fresh_table_can_be_freed(struct kunit *test)
 {
 	struct table *t = test->priv;
@@ -399,6 +455,7 @@ static void untracked_table_stays(struct kunit *test)
 static struct kunit_case pte_ref_reclaim_cases[] = {
 	KUNIT_CASE(freed_at_zero_only),
 	KUNIT_CASE(freed_table_outlives_walks),
+	KUNIT_CASE(freed_table_outlives_irqs_off),
 	KUNIT_CASE(fresh_table_can_be_freed),
 	KUNIT_CASE(held_table_is_not_freed),
 	KUNIT_CASE(freed_by_two_cpus),

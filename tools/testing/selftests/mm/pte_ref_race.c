@@ -1423,6 +1423,41 @@ static int op_gup_pin(void)
 	return 0;
 }
 
+/*
+ * All pages are there at first, so the walk without a lock meets the zap that frees
+ * their table.  Again and again: a round is mostly faults.
+ */
+#define FAST_WALKS	50
+
+static unsigned long found_fast;
+
+static int op_gup_fast(void)
+{
+	uint64_t sum;
+	int i, n;
+
+	for (n = 0; n < FAST_WALKS; n++) {
+		struct test_vm_insert_cmd cmd = { .addr = (unsigned long)p, .nr = np };
+
+		if (ioctl(dev, TEST_VM_INSERT_FAST, &cmd))
+			return bad_errno("get_user_pages_fast_only()");
+		for (i = 0, sum = 0; i < cmd.done; i++)
+			sum += want(i);
+		if (cmd.sum != sum)
+			return bad("%lld pages that GUP-fast finds have other data",
+				   (long long)cmd.done);
+		found_fast += cmd.done;
+		if (cmd.done < np)
+			break;
+	}
+	return 0;
+}
+
+static int finish_gup_fast(void)
+{
+	return found_fast ? 0 : bad("GUP-fast finds no page");
+}
+
 static int op_futex_wake_op(void)
 {
 	long ret;
@@ -1828,6 +1863,11 @@ static const struct victim victims[] = {
 		.setup = setup_gup_pin, .op = op_gup_pin, .cmd = PIN_LONGTERM_BENCHMARK,
 		.check = check_zero,
 	}, {
+		/* Not OTHERS: its pages keep the table. */
+		.name = "gup_fast", .group = "gup", .attackers = OWN, .memory = ANON, .pages = 32,
+		.setup = setup_dev, .prepare = fill, .op = op_gup_fast, .check = check_data,
+		.finish = finish_gup_fast,
+	}, {
 		.name = "fixup", GUP, .memory = ANON, .pages = 2,
 		.setup = setup_dev, .op = op_fixup,
 	}, {
@@ -1921,6 +1961,7 @@ static const struct spared spared[] = {
 	{ "nth.cold", POPULATED },
 	{ "nth.pageout", POPULATED },
 	{ "nth.pageout_file", POPULATED },
+	{ "nth.gup_fast", POPULATED },
 	{ "thp.collapse_empty.own", "nothing may be there, so nobody makes a table" },
 	{ "driver.pfn_late.own", HUGE },
 	{ "driver.page_late.own", HUGE },
@@ -2157,6 +2198,7 @@ static void pair_case(long ms)
 	freed = freed_by_attack();
 	/* What it did alone does not count. */
 	collapsed = 0;
+	found_fast = 0;
 	if (victim->finish == finish_large)
 		large_before = large_mapped();
 	for (i = 0; i < nr_attackers; i++) {
