@@ -8,6 +8,8 @@
 #include <linux/kthread.h>
 #include <linux/mman.h>
 #include <linux/prandom.h>
+#include <linux/uaccess.h>
+#include <trace/events/huge_memory.h>
 
 #include "fixture.h"
 
@@ -199,36 +201,6 @@ static void percpu_while_emptied(struct kunit *test)
 	unlock_table(t);
 	pte_ref_flush(t->mm);
 	KUNIT_EXPECT_FALSE(test, is_linked(t));
-}
-
-/* Populated again while its switch is pending. */
-static void refilled_during_switch(struct kunit *test)
-{
-	struct table *t = test->priv;
-	unsigned long deferred = vm_event(PTE_REF_FREE_DEFERRED);
-
-	lock_table(t);
-	set_entry(t, PRESENT, 0);
-	to_percpu_mode(t);
-	clear_entry(t, 0);
-	/* Delays the end of the switch. */
-	rcu_read_lock();
-	KUNIT_EXPECT_FALSE(test, try_to_free(t));
-	set_entry(t, PRESENT, 1);
-	KUNIT_EXPECT_TRUE(test, is_switching(t));
-	rcu_read_unlock();
-	unlock_table(t);
-	pte_ref_flush(t->mm);
-
-	lock_table(t);
-	KUNIT_EXPECT_TRUE(test, is_linked(t));
-	KUNIT_EXPECT_EQ(test, vm_event(PTE_REF_FREE_DEFERRED), deferred);
-	expect_count(t, 1, 0);
-	clear_entry(t, 1);
-	unlock_table(t);
-	pte_ref_flush(t->mm);
-	KUNIT_EXPECT_FALSE(test, is_linked(t));
-	KUNIT_EXPECT_EQ(test, vm_event(PTE_REF_FREE_DEFERRED), deferred + 1);
 }
 
 /*
@@ -577,6 +549,153 @@ static void unmapped_during_switch(struct kunit *test)
 	}
 }
 
+/* A fault populates the table right after its switch was started.  True if it was pending. */
+static bool refill_during_switch(struct table *t)
+{
+	struct kunit *test = t->test;
+	unsigned long deferred;
+	struct table other;
+	bool switching;
+
+	map_beside(t, &other);
+	lock_table(&other);
+	link_table(&other);
+	set_entry(&other, SWAP, 0);
+	to_percpu_mode(&other);
+	clear_entry(&other, 0);
+	deferred = vm_event(PTE_REF_FREE_DEFERRED);
+	KUNIT_EXPECT_FALSE(test, try_to_free(&other));
+	unlock_table(&other);
+
+	touch(t, other.addr, 1);
+	/* If it was over the table may be another one. */
+	rcu_read_lock();
+	switching = is_linked(&other) &&
+		    READ_ONCE(other.ptdesc->pte_ref) == other.ref &&
+		    is_switching(&other);
+	rcu_read_unlock();
+	pte_ref_flush(t->mm);
+	if (!switching)
+		return false;
+
+	lock_table(&other);
+	KUNIT_EXPECT_TRUE(test, is_linked(&other));
+	KUNIT_EXPECT_EQ(test, vm_event(PTE_REF_FREE_DEFERRED), deferred);
+	expect_count(&other, 1, 0);
+	unlock_table(&other);
+	zap(t, other.addr, PAGE_SIZE);
+	pte_ref_flush(t->mm);
+	KUNIT_EXPECT_FALSE(test, is_linked(&other));
+	KUNIT_EXPECT_EQ(test, vm_event(PTE_REF_FREE_DEFERRED), deferred + 1);
+	return true;
+}
+
+static void refilled_during_switch(struct kunit *test)
+{
+	struct table *t = test->priv;
+	int i;
+
+	/* Noted with the other, it would be counted too. */
+	lock_table(t);
+	KUNIT_EXPECT_TRUE(test, try_to_free(t));
+	unlock_table(t);
+	/* On a busy machine the grace period may be over. */
+	for (i = 0; i < 50; i++)
+		if (refill_during_switch(t))
+			break;
+	KUNIT_EXPECT_LT(test, i, 50);
+}
+
+/* Larger huge pages may not be had. */
+#if defined(CONFIG_TRANSPARENT_HUGEPAGE) && PMD_SHIFT <= 25
+#define COLLAPSES
+
+struct collapse {
+	struct task_struct	*task;
+	struct pte_ref		*ref;
+};
+
+/* A collapse has unlinked the table, and will empty it. */
+static void switch_in_collapse(void *data, struct folio *folio, int none_or_zero,
+			       int referenced, int status, unsigned int order)
+{
+	struct collapse *c = data;
+
+	if (c->task == current)
+		pte_ref_start_switch(c->ref);
+}
+
+/*
+ * A collapse empties and deposits the table while its switch is pending, and a split
+ * takes it back.  True if it was pending.
+ */
+static bool collapse_during_switch(struct table *t, u64 value)
+{
+	struct collapse c = { .task = current };
+	struct kunit *test = t->test;
+	struct ref_watch w = {};
+	bool switching = false;
+	struct table other;
+	u64 got = 0;
+	int i, ret;
+
+	map_beside(t, &other);
+	lock_table(&other);
+	link_table(&other);
+	c.ref = hold_table(&other);
+	unlock_table(&other);
+	KUNIT_EXPECT_EQ(test, watch_start(&w, other.ref), 0);
+	/* There is a table, so this maps a small page. */
+	touch(t, other.addr, value);
+	pte_put(c.ref);
+	to_percpu_mode(&other);
+
+	ret = register_trace_mm_collapse_huge_page_isolate(switch_in_collapse, &c);
+	KUNIT_EXPECT_EQ(test, ret, 0);
+	/* Another user of a page can delay it, and memory may be fragmented. */
+	for (i = 0; i < 100; i++) {
+		ret = do_madvise(t->mm, other.addr, PMD_SIZE, MADV_COLLAPSE);
+		switching = is_switching(&other);
+		if (!ret)
+			break;
+		usleep_range(1000, 2000);
+	}
+	KUNIT_EXPECT_EQ(test, ret, 0);
+	unregister_trace_mm_collapse_huge_page_isolate(switch_in_collapse, &c);
+	tracepoint_synchronize_unregister();
+	KUNIT_EXPECT_TRUE(test, pmd_trans_huge(pmdp_get_lockless(other.pmd)));
+	KUNIT_EXPECT_EQ(test, other.ptdesc->pte_populated, 0);
+	KUNIT_EXPECT_EQ(test, copy_from_user(&got, (void __user *)other.addr,
+					     sizeof(got)), 0);
+	KUNIT_EXPECT_EQ(test, got, value);
+
+	rcu_barrier();
+	KUNIT_EXPECT_TRUE(test, test_bit(PTE_REF_SWITCHED, &other.ref->state));
+	KUNIT_EXPECT_EQ(test, atomic_long_read(&other.ref->data.count), 0);
+	zap(t, other.addr + PAGE_SIZE, PAGE_SIZE);
+	lock_table(&other);
+	expect_count(&other, PTRS_PER_PTE - 1, 0);
+	unlock_table(&other);
+	KUNIT_EXPECT_EQ(test, watched(&w), 0);
+	KUNIT_EXPECT_EQ(test, vm_munmap(other.addr, PMD_SIZE), 0);
+	pte_ref_flush(t->mm);
+	KUNIT_EXPECT_EQ(test, watched(&w), 1);
+	watch_stop(&w);
+	return switching;
+}
+
+static void collapsed_during_switch(struct kunit *test)
+{
+	int i;
+
+	/* On a busy machine the grace period may be over. */
+	for (i = 0; i < 50; i++)
+		if (collapse_during_switch(test->priv, i + 1))
+			break;
+	KUNIT_EXPECT_LT(test, i, 50);
+}
+#endif
+
 /* The end of the switch finds the table destroyed. */
 static void destroyed_during_switch(struct kunit *test)
 {
@@ -689,6 +808,9 @@ static struct kunit_case pte_ref_percpu_cases[] = {
 	KUNIT_CASE(dies_with_its_mm_in_percpu_mode),
 	KUNIT_CASE(dies_with_its_mm_during_switch),
 	KUNIT_CASE(unmapped_during_switch),
+#ifdef COLLAPSES
+	KUNIT_CASE(collapsed_during_switch),
+#endif
 	KUNIT_CASE(destroyed_during_switch),
 	KUNIT_CASE(percpu_after_death),
 	KUNIT_CASE(percpu_after_emptied),
