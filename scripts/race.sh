@@ -59,8 +59,8 @@ status=0
 run_guest "$output" boot || status=$?
 step_done
 # Whatever a case may lack, the test kernels have it, but huge pages of a size to test,
-# and what an older CPU has not.
-may_skip='a huge page has'
+# what an older CPU has not, and a device with memory, which is of configs/wide.config.
+may_skip='a huge page has|no CONFIG_TEST_HMM'
 [ -z "${CPU:-}" ] || may_skip+='|no accessed bit of the CPU'
 [ -z "${NO_THP:-}" ] || may_skip+='|no transparent huge pages|no huge pages of the device|no folios of [0-9]+ pages'
 # The driver of the tests is in the debug kernels only.

@@ -69,6 +69,7 @@
 #include "vm_util.h"
 #include "pte_ref.h"
 #include "../../../../mm/gup_test.h"
+#include "../../../../lib/test_hmm_uapi.h"
 #include "../../../../lib/test_vm_insert_uapi.h"
 
 #define GUP_TEST	"/sys/kernel/debug/gup_test"
@@ -137,6 +138,7 @@ static long stuck_ms = 10000;
 #define HOLDS		0x800	/* its fault holds the table that it makes, by a ref */
 #define REFUSED		0x1000	/* what is injected are allocations that fail */
 #define ALL_REFUSED	0x2000	/* that one and all after it, of pages */
+#define TAKEN		0x4000	/* no: at its first points a thread takes all away */
 
 /* What setup_wp_refused() wants two of */
 enum table { PMD_TABLE, PUD_TABLE };
@@ -1668,6 +1670,117 @@ static int undo_remap(void)
 	return unmap(p, bytes());
 }
 
+/* Victims: a device with memory of its own */
+
+static int setup_device_memory(void)
+{
+	dev = open("/dev/hmm_dmirror0", O_RDWR | O_CLOEXEC);
+	return dev < 0 ? skip("no CONFIG_TEST_HMM") : 0;
+}
+
+static int device_memory(unsigned long request, const char *what)
+{
+	struct hmm_dmirror_cmd cmd = {
+		.addr = (unsigned long)p, .ptr = (unsigned long)buffer, .npages = np,
+	};
+
+	if (ioctl(dev, request, &cmd) || cmd.cpages != np)
+		return bad("%s: %s, %lld of %d pages", what, strerror(errno),
+			   (long long)cmd.cpages, np);
+	return 0;
+}
+
+/* First of what is not populated: new pages of the device.  The check has the last back. */
+static int op_migrate(void)
+{
+	return device_memory(HMM_DMIRROR_MIGRATE_TO_DEV, "migrate to the device") ?:
+	       device_memory(HMM_DMIRROR_MIGRATE_TO_SYS, "migrate from the device") ?:
+	       fill() ?:
+	       device_memory(HMM_DMIRROR_MIGRATE_TO_DEV, "migrate data to the device");
+}
+
+/*
+ * A thread that takes the table away, with all that is populated, while the operation
+ * waits at a point.  Of interest is the one where migrate_vma_collect_pmd() comes back
+ * from the split of a folio, with a page collected.
+ */
+#define COLLECT_POINTS	16
+#define COLLECT_WAIT_US	"100000"
+
+static bool collecting;
+
+static void *collect_thread(void *arg)
+{
+	char buf[16] = "";
+
+	for (;; usleep(500)) {
+		if (!__atomic_load_n(&collecting, __ATOMIC_ACQUIRE) || !report->n ||
+		    pread((long)arg, buf, sizeof(buf) - 1, 0) <= 0 || atoi(buf))
+			continue;
+		zap(vma[0], vma_len);
+		refused = true;
+		__atomic_store_n(&collecting, false, __ATOMIC_RELEASE);
+	}
+	return NULL;
+}
+
+static int setup_collect(void)
+{
+	pthread_t thread;
+	char name[64];
+	long fd;
+
+	lossy = true;
+	if (setup_device_memory() || setup_large() ||
+	    change(FAIL_PTE_TABLE "/delay-us", COLLECT_WAIT_US))
+		return -1;
+	snprintf(name, sizeof(name), "/proc/self/task/%d/fail-nth", getpid());
+	fd = open(name, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return bad_errno(name);
+	return pthread_create(&thread, NULL, collect_thread, (void *)fd) ?
+	       bad("pthread_create") : 0;
+}
+
+/* A page, then a folio that is split. */
+static int prepare_collect(void)
+{
+	zap_vmas();
+	madvise(vma[0], vma_len, MADV_NOHUGEPAGE);
+	new_data();
+	*word(vma[0], 0) = want(0);
+	if (madvise(vma[0], vma_len, MADV_HUGEPAGE))
+		return bad_errno("MADV_HUGEPAGE");
+	*word(p, 0) = want(1);
+	return 0;
+}
+
+/*
+ * Its answer is about what was taken away.  What is written behind the arrays of the driver
+ * KASAN sees, or slab_debug=FZ.
+ */
+static int op_collect(void)
+{
+	struct hmm_dmirror_cmd cmd = {
+		.addr = (unsigned long)vma[0], .ptr = (unsigned long)unreadable,
+		.npages = vma_len / psize(),
+	};
+
+	refused = false;
+	/* The points of the collection are the first ones. */
+	if (report->n > COLLECT_POINTS)
+		return 0;
+	__atomic_store_n(&collecting, true, __ATOMIC_RELEASE);
+	ioctl(dev, HMM_DMIRROR_MIGRATE_TO_DEV, &cmd);
+	__atomic_store_n(&collecting, false, __ATOMIC_RELEASE);
+	return 0;
+}
+
+static int check_collect(void)
+{
+	return check_word(0, *word(vma[0], 0), want(0)) ?: check_word(1, *word(p, 0), want(1));
+}
+
 /*
  * What is legitimate under attack.  NEIGHBOUR and TRUNCATE take nothing from the
  * victim: truncate cuts its file behind its pages.  OWN empties pages of anonymous
@@ -1935,6 +2048,15 @@ static const struct victim victims[] = {
 		.name = "apply", DRIVER, .kind = TEST_VM_INSERT_APPLIED,
 		.flags = MAY_BE_ABSENT,
 		.op = op_dev, .cmd = TEST_VM_INSERT_APPLY, .check = check_dev,
+	}, {
+		.name = "migrate", .group = "device", .attackers = NEIGHBOUR | TRUNCATE,
+		.memory = ANON,
+		.setup = setup_device_memory, .op = op_migrate, .check = check_data,
+	}, {
+		.name = "migrate_split", .group = "device", .memory = ANON,
+		.flags = WHOLE_TABLE | REFUSED | TAKEN,
+		.setup = setup_collect, .prepare = prepare_collect, .op = op_collect,
+		.check = check_collect, .undo = undo_zap, .finish = finish_large,
 	}, {
 		.name = "mremap_refused", MOVE, .flags = REFUSED | ALL_REFUSED,
 		.setup = setup_mremap_refused, .prepare = prepare_mremap_refused,
@@ -2461,7 +2583,7 @@ static void all_allocations(int fd)
 	}
 	report->n = 0;
 	if (!report->hits[BEFORE][0])
-		bad("no allocation is refused");
+		bad(victim->flags & TAKEN ? "nothing is taken away" : "no allocation is refused");
 }
 
 static void nth_case(void)
@@ -2752,14 +2874,18 @@ static void run_case(const struct victim *v, const struct attacker *a, long ms)
 		return;
 	}
 	if (v->flags & REFUSED && report->n)
-		snprintf(where, sizeof(where), ", allocation %u", report->n);
+		snprintf(where, sizeof(where), ", %s %u",
+			 v->flags & TAKEN ? "point" : "allocation", report->n);
 	else if (nth_mode && report->n)
 		snprintf(where, sizeof(where), ", point %u, %s, %s", report->n,
 			 nth_wheres[report->where], nth_states[report->state]);
 	if (report->outcome == FAIL)
 		ksft_print_msg("%s: %s (round %lu%s)\n", name, report->msg, report->rounds,
 			       where);
-	if (v->flags & REFUSED)
+	if (v->flags & TAKEN)
+		ksft_print_msg("%s: %u points, at %u of them all is taken away\n",
+			       name, report->points[BEFORE][0], report->hits[BEFORE][0]);
+	else if (v->flags & REFUSED)
 		ksft_print_msg("%s: %u allocations, without %u of them it says ENOMEM\n",
 			       name, report->points[BEFORE][0], report->hits[BEFORE][0]);
 	for (w = BEFORE; nth_mode && !(v->flags & REFUSED) && w <= MAPPED; w++)
