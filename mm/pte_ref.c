@@ -323,19 +323,25 @@ void pte_ref_recount(pte_t *ptep)
 {
 	struct ptdesc *ptdesc = page_ptdesc(virt_to_page(ptep));
 	pte_t *first = (pte_t *)((unsigned long)ptep & PAGE_MASK);
-	int i, nr = 0;
+	unsigned long index;
+	int i, populated, nr = 0;
 
 	if (pte_ref_pinned(ptdesc))
 		return;
 	for (i = 0; i < PTRS_PER_PTE; i++)
 		nr += !pte_none(READ_ONCE(first[i]));
+	/* The count and the other half of its word, at one time. */
+	index = READ_ONCE(ptdesc->pt_index);
+	populated = upper_32_bits(index);
 	/*
-	 * Negative: free_user_ptes() unlinked it while we waited.  On UML that
-	 * is half a positive pointer, which is zero with less than 2 GiB.
+	 * Negative: free_user_ptes() unlinked it while we waited, and chained it
+	 * by a pointer whose halves are both not zero.  On UML that is positive,
+	 * and the half is zero with less than 2 GiB.  Of a table that is linked
+	 * the other half is pt_share_count, which is zero.
 	 */
-	WARN_ONCE(nr != ptdesc->pte_populated && (nr || ptdesc->pte_populated > 0),
-		  "pte_ref: mismatch: %d entries, %d counted\n",
-		  nr, ptdesc->pte_populated);
+	WARN_ONCE(nr != populated &&
+		  (nr || populated > 0 || !lower_32_bits(index)),
+		  "pte_ref: mismatch: %d entries, %d counted\n", nr, populated);
 }
 #endif
 
