@@ -28,10 +28,9 @@ table()
 {
 	awk '
 		function show(name, i) {
-			printf "%-8s", name
-			for (i = 4; i <= 11; i++) {
-				printf " %19s", (nr < 2 ? "" : value(1, name, i) " / ") value(nr, name, i)
-			}
+			printf "| %-8s |", name
+			for (i = 4; i <= 11; i++)
+				printf " %15s |", (nr < 2 ? "" : value(1, name, i) " / ") value(nr, name, i)
 			printf "\n"
 		}
 		function value(k, name, i) {
@@ -49,10 +48,11 @@ table()
 			}
 		}
 		END {
-			printf "%-8s %19s %19s %19s %19s %19s %19s %19s %19s\n", "",
-				"fault, median us", "fault, worst us", "free, worst ms",
-				"exit, worst ms", "slab, kB more", "tables, kB more",
-				"percpu, kB more", "left, kB"
+			printf "| %-8s | %15s | %15s | %15s | %15s | %15s | %15s | %15s | %15s |\n", "",
+				"fault median us", "fault worst us", "free worst ms",
+				"exit worst ms", "slab kB more", "tables kB more",
+				"percpu kB more", "left kB"
+			print "|---|---:|---:|---:|---:|---:|---:|---:|---:|"
 			for (i = 1; i <= n; i++)
 				show(names[i])
 		}' "$@"

@@ -42,8 +42,11 @@
 #define NOBODY		65534
 #define MAX_PROCS	12
 #define MAX_TABLES	4096
-/* Of a process that has mprotect() change them all. */
+/* Of a process that has mprotect() change them all; its threads, if it is the only one. */
 #define LOCK_VMAS	24000
+#define LOCK_THREADS	16
+/* Half of them are truncated. */
+#define FILE_TABLES	(2 * FAULT_TABLES)
 
 /* Of the bystander. */
 #define FAULT_ROUNDS	12
@@ -86,6 +89,7 @@ struct figures {
 	long fault_median, fault_worst;	/* ns */
 	long free_worst, exit_worst;	/* us */
 	bool kept;			/* tables are not freed */
+	long taken;			/* tables that an attack has freed */
 };
 
 /* In kB, and objects of the slab. */
@@ -113,6 +117,7 @@ static struct {
 
 static char *area;		/* MAX_TABLES, aligned; reserved */
 static const struct attack *attack;
+static int file;			/* FILE_TABLES, for all */
 static int cpus[2];
 static pthread_barrier_t barrier;
 
@@ -287,7 +292,7 @@ static void *protect(void *arg)
 	return arg;
 }
 
-static void locked(void)
+static void map_to_protect(void)
 {
 	int fd = map_file(1), i;
 	char *p = at(attack->tables);
@@ -300,11 +305,49 @@ static void locked(void)
 			_exit(KSFT_FAIL);
 	}
 	touch(attack->tables);
+}
+
+static void locked(void)
+{
+	map_to_protect();
 	start_thread(protect);
 	for (;;) {
 		empty(attack->tables);
 		made(attack->tables);
 		touch(attack->tables);
+	}
+}
+
+/*
+ * One process holds its mmap_lock for ever: while a thread has it for writing others wait
+ * for it, so that a reader, as the deferred work, has to wait for all of them, which takes
+ * more than a second.  The main thread empties a table, by way of its file, which takes no
+ * lock of the mm, and waits as long as the deferred work, which would like to free it.  Only
+ * a wait for two of the threads, or more, counts.
+ */
+static void held(void)
+{
+	size_t len = attack->tables * table_size() + LOCK_VMAS * psize();
+	long took, start;
+	unsigned char vec;
+	int i, fd;
+
+	map_to_protect();
+	fd = map_file(attack->tables);
+	touch(attack->tables);
+	start = now_us();
+	mprotect(area, len, PROT_READ);
+	took = now_us() - start;
+	for (i = 0; i < LOCK_THREADS; i++)
+		start_thread(protect);
+	for (;; touch(attack->tables)) {
+		for (i = 0; i < attack->tables; i++) {
+			punch(fd, i * table_size(), psize());
+			start = now_us();
+			mincore(area, psize(), &vec);
+			if (now_us() - start > 2 * took)
+				made(1);
+		}
 	}
 }
 
@@ -328,6 +371,29 @@ static void exits(void)
 	}
 }
 
+/*
+ * The tables of all that map a file are looked for, and their locks taken, the
+ * bystander's too.  The file has no pages there unless somebody made them anew.
+ */
+static void truncated(void)
+{
+	const size_t half = FAULT_TABLES * table_size();
+	int i;
+
+	map(FILE_TABLES, file);
+	for (;;) {
+		for (i = 0; i < FILE_TABLES; i++) {
+			/* Fails behind the end of the file. */
+			madvise(at(i), psize(), MADV_POPULATE_WRITE);
+			if (punch(file, i * table_size(), table_size()))
+				_exit(KSFT_FAIL);
+		}
+		if (ftruncate(file, half) || ftruncate(file, 2 * half))
+			_exit(KSFT_FAIL);
+		made(FILE_TABLES);
+	}
+}
+
 static const struct attack attacks[] = {
 	{ "alone", NULL, 0, 0 },
 	{ "spin", spin, MAX_PROCS, 0 },
@@ -336,6 +402,8 @@ static const struct attack attacks[] = {
 	{ "refs", refs, MAX_PROCS, 256 },
 	{ "percpu", percpu, 1, 16 },
 	{ "locked", locked, MAX_PROCS, 64 },
+	{ "held", held, 1, 256 },
+	{ "truncate", truncated, MAX_PROCS, FILE_TABLES },
 	{ "exits", exits, MAX_PROCS, 64 },
 };
 
@@ -350,16 +418,27 @@ static int compare(const void *a, const void *b)
 
 static void measure_faults(struct figures *f)
 {
-	long start, *fault = shared->faults;
+	long start, before, lost, tables, *fault = shared->faults;
+	bool share = attack->run == truncated;
 	int i, round;
 
 	for (round = 0; round < FAULT_ROUNDS; round++) {
-		map(FAULT_TABLES, -1);
+		map(share ? FILE_TABLES : FAULT_TABLES, share ? file : -1);
+		before = read_field("/proc/self/status", "VmPTE");
+		tables = FAULT_TABLES;
 		for (i = 0; i < FAULT_TABLES; i++) {
+			/* One that is truncated.  The attack gets its turn. */
+			if (share && !madvise(at(FAULT_TABLES + i), psize(), MADV_POPULATE_WRITE))
+				tables++;
+			if (share && i % 8 == 0)
+				usleep(1000);
 			start = now_ns();
 			*at(i) = 1;
 			*fault++ = now_ns() - start;
 		}
+		before -= read_field("/proc/self/status", "VmPTE");
+		lost = tables + before / (psize() / 1024);
+		f->taken += lost > 0 ? lost : 0;
 	}
 	qsort(shared->faults, FAULTS, sizeof(long), compare);
 	f->fault_median = shared->faults[FAULTS / 2];
@@ -550,9 +629,9 @@ static bool check_memory(const struct effect *e, long free_us)
 
 /*
  * On a kernel that frees tables: of those that it made many were noted and freed later, or
- * it made refs, or tables with percpu counters.
+ * it made refs, or tables with percpu counters, or the bystander's were freed.
  */
-static bool did_something(const struct effect *e)
+static bool did_something(const struct figures *f, const struct effect *e)
 {
 	if (attack->run == notes)
 		return e->deferred > e->made / 10;
@@ -560,6 +639,8 @@ static bool did_something(const struct effect *e)
 		return e->peak.refs > 0;
 	if (attack->run == percpu)
 		return e->switches > 0;
+	if (attack->run == truncated)
+		return f->taken > 0;
 	return e->deferred > 0;
 }
 
@@ -588,7 +669,7 @@ static void check(const struct figures *f, const struct figures *alone,
 
 	ok = check_memory(e, alone->free_worst > spinning->free_worst ? alone->free_worst :
 							       spinning->free_worst);
-	if (!alone->kept && !did_something(e)) {
+	if (!alone->kept && !did_something(f, e)) {
 		ksft_print_msg("%s: the attack did not do what it is for\n", attack->name);
 		ok = false;
 	}
@@ -618,8 +699,10 @@ int main(int argc, char **argv)
 		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
 		      -1, 0);
-	if (p == MAP_FAILED || shared == MAP_FAILED)
-		ksft_exit_skip("no address space\n");
+	file = memfd_create("pte_ref_harm", MFD_CLOEXEC);
+	if (p == MAP_FAILED || shared == MAP_FAILED || file < 0 ||
+	    ftruncate(file, FILE_TABLES * table_size()))
+		ksft_exit_skip("no address space, or no file\n");
 	area = (char *)(((uintptr_t)p + table_size() - 1) & ~(table_size() - 1));
 
 	for (i = 0; i < (int)ARRAY_SIZE(attacks); i++) {
@@ -634,12 +717,12 @@ int main(int argc, char **argv)
 		patience = i && !f[0].kept ? STARVED_US : KEPT_US;
 		if (!run(&f[i], &e, patience))
 			ksft_exit_fail_msg("%s: a process of the test has ended\n", attack->name);
-		ksft_print_msg("figures %s %ld %ld %ld %ld %ld %ld %ld %ld %ld %ld %ld %ld %ld\n",
+		ksft_print_msg("figures %s %ld %ld %ld %ld %ld %ld %ld %ld %ld %ld %ld %ld %ld %ld\n",
 			       attack->name, f[i].fault_median / 1000, f[i].fault_worst / 1000,
 			       f[i].kept ? -1 : f[i].free_worst / 1000, f[i].exit_worst / 1000,
 			       e.peak.slab, e.peak.tables, e.peak.percpu,
 			       e.left.slab + e.left.tables + e.left.percpu, e.peak.refs,
-			       e.left.refs, e.made, e.switches, e.deferred);
+			       e.left.refs, e.made, e.switches, e.deferred, f[i].taken);
 		if (i > 1)
 			check(&f[i], &f[0], &f[1], &e);
 	}
