@@ -41,7 +41,7 @@
 
 /* Ends what hangs, not what is slow: an emulated CPU, a debug kernel. */
 #undef TEST_TIMEOUT_DEFAULT
-#define TEST_TIMEOUT_DEFAULT	600
+#define TEST_TIMEOUT_DEFAULT	1800
 
 /*
  * Pages of a table that a test uses: all of them if pages have 4 KiB.  What is
