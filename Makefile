@@ -117,7 +117,7 @@ mm-tests: source	## Linux's own tests of mm on stock and on pte_ref, compared
 model:		## check the model of the counting, model/pte_ref.pml, and its broken variants
 	@$(S)/model.sh
 
-mutants: source	## take one argument of the code after the other away: which KUnit case fails?
+mutants: source	## take one argument or fix after the other away: which test fails?
 	@$(S)/mutants.sh
 
 pte_waste:	## build ./pte_waste, which says what pte_ref would give back on this machine

@@ -1,9 +1,10 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Do the tests notice when the code is wrong? Takes one argument of mm/pte_ref*.c after the
-# other away, as scripts/mutants.list says, and runs the test that must fail then: a case of
-# KUnit, on UML, or for what UML has not a test in a guest. "caught NAME by TEST" and how, or
-# "MISSED NAME". What no test can see is in the list with the reason. With names only those.
+# Do the tests notice when the code is wrong? Takes one argument of mm/pte_ref*.c and one fix
+# of a caller after the other away, as scripts/mutants.list says, and runs the test that must
+# fail then: a case of KUnit, on UML, or for what UML has not a test in a guest. "caught NAME
+# by TEST" and how, or "MISSED NAME". What no test can see is in the list with the reason.
+# With names only those.
 # TEST: suites of KUnit to run instead, as kunit.py takes them; then all that fail are named.
 set -euo pipefail
 options='JOBS SRC TEST'
@@ -30,8 +31,12 @@ mkdir -p "$dir/log"
 # By links; what is changed is replaced by a new file, which make takes for newer.
 rm -rf "$dir/src"
 cp -al "$src" "$dir/src"
-# The source that is changed now.
+# The source that is changed now, and what was changed in it since all passed.
 into=$dir/src
+mutated()
+{
+	echo "${into%/src*}/mutated"
+}
 fresh()	# FILE
 {
 	cp "$src/$1" "$dir/new"
@@ -52,7 +57,7 @@ compile()	# NAME
 		</dev/null >"$dir/log/$1" 2>&1 || die "$1 does not compile, see $dir/log/$1"
 }
 
-# mutate FILE FUNCTION COMMAND: sed's command, within the function.
+# mutate FILE FUNCTION COMMAND: sed's command, within the function, into $dir/new.
 mutate()
 {
 	sed "/^[a-z].*[ *]$2(.*[^;]\$/,/^}/{$3
@@ -60,17 +65,17 @@ mutate()
 	if cmp -s "$src/$1" "$dir/new"; then
 		die "$name changes nothing: $2() of $1 is not what it was, or the list is wrong"
 	fi
-	mv "$dir/new" "$into/$1"
 }
 
 # Tests in a guest, with the debug kernel: kunit:SUITE.CASE, selftest:CASE of pte_ref,
-# race:VICTIM of pte_ref_race.
+# race:VICTIM of pte_ref_race, norefs:VICTIM of it without memory for a ref.
 guest_test()	# TEST
 {
 	case $1 in
 	kunit:*) echo true ;;
 	selftest:*) echo "'$build/selftest/$arch/pte_ref' -t '${1#*.}'" ;;
 	race:*) echo "'$build/selftest/$arch/pte_ref_race' -v '${1#*.}'" ;;
+	norefs:*) echo "'$build/selftest/$arch/pte_ref_race' -m -v '${1#*.}'" ;;
 	*) die "$list: $1: no such kind of test" ;;
 	esac
 }
@@ -80,17 +85,23 @@ guest_test()	# TEST
 guest()
 {
 	local log=$dir/log/$1-guest cases=() run test console=$build/log/console-mutant.log status=0
-	run="'$top/scripts/guest-swap.sh' 64 >/dev/null && cd /tmp"
 	shift
+	# In a file: the command line of a kernel has no room for them all.
+	run=$dir/run.sh
+	{
+		echo "'$top/scripts/guest-swap.sh' 64 >/dev/null && cd /tmp || exit"
+		for test; do
+			guest_test "$test"
+		done
+	} >"$run"
 	for test; do
 		[[ $test != kunit:* ]] || cases+=("${test#*:}")
-		run+=" && $(guest_test "$test")"
 	done
 	# Several cases are of all suites.
 	[ ${#cases[@]} -le 1 ] || cases=('p*_ref*')
 	BUILD=$guest KERNEL=pte_ref DEBUG=1 "$top/scripts/kernel.sh" >"$log" 2>&1 ||
 		die "a mutation does not compile, see $log"
-	IMAGE=$(build=$guest kernel_image pte_ref 1) NAME=mutant TIMEOUT=$(patience 600) RUN=$run \
+	IMAGE=$(build=$guest kernel_image pte_ref 1) NAME=mutant TIMEOUT=$(patience 600) RUN="bash '$run'" \
 		APPEND="${cases[*]:+kunit.enable=1 kunit.autorun=1 kunit.filter_glob=${cases[*]}}" \
 		"$top/scripts/boot.sh" >>"$log" 2>&1 </dev/null || status=$?
 	[ $status -ne 126 ] || die "QEMU broke a guest: run it again, see $log"
@@ -105,12 +116,27 @@ complaint()
 	{ "$top/scripts/check-log.sh" "$1" 2>&1 || true; } | sed -n 2p | grep .
 }
 
+# passes NAME TEST...: the first of several tests that did not fail.
+passes()
+{
+	local log=$dir/log/$1-guest test
+	shift
+	for test; do
+		if ! grep -qE "not ok [0-9]+ (.*\.)?${test##*[:.]}(\s|\$)" "$log"; then
+			echo "$test"
+			return
+		fi
+	done
+	return 1
+}
+
 # What a run left that did not come to its end is newer than the source.
 all_fresh()
 {
 	local f
-	for f in "$src"/mm/pte_ref*.c; do
-		fresh "mm/${f##*/}"
+	touch "$(mutated)"
+	for f in $(cd "$src" && sort -u <(ls mm/pte_ref*.c) "$(mutated)"); do
+		fresh "$f"
 	done
 }
 
@@ -119,6 +145,7 @@ step mutants "none yet: all must pass"
 rm -f "$dir/log"/*
 start=$SECONDS
 kunit none "${TEST:-pte_ref_*}" || die "tests fail as it is, see $dir/log/none"
+rm "$(mutated)"
 step_done
 # A case that there is not fails as well.
 [ -n "${TEST:-}" ] || while read -r test; do
@@ -131,6 +158,7 @@ export TIMEOUT=$((SECONDS - start + 60))
 guest_tests()
 {
 	awk -v names=" $* " '/^[^#]/ && $4 ~ /:/ && (names == "  " || index(names, " " $1 " ")) {
+		gsub(",", "\n", $4)
 		print $4 }' "$list" | sort -u
 }
 guest=
@@ -149,6 +177,7 @@ guest_start()
 	mapfile -t tests < <(guest_tests "$@")
 	step mutants "none yet, in a guest: all must pass"
 	guest none "${tests[@]}" || die "tests in a guest fail as it is, see $dir/log/none-guest"
+	rm "$(mutated)"
 	! grep '# SKIP' "$dir/log/none-guest" || die "a test in a guest is skipped"
 	for test in "${tests[@]}"; do
 		grep -qE "ok [0-9]+ (.*\.)?${test##*[:.]}\s*\$" "$dir/log/none-guest" ||
@@ -171,13 +200,22 @@ while read -r -u 3 name file function test command; do
 			[ -n "$guest" ] || guest_start "$@"
 			into=$guest/src/pte_ref
 		fi
-		mutate "mm/$file.c" "$function" "$command"
+		[[ $file == */* ]] || file=mm/$file.c
+		mutate "$file" "$function" "$command"
 		if [ "$test" = none ] && [ -z "${TEST:-}" ]; then
 			echo "none $name: $reason"
-		elif [ "$into" != "$dir/src" ]; then
-			if guest "$name" "$test"; then
+			continue
+		fi
+		echo "$file" >>"$(mutated)"
+		mv "$dir/new" "$into/$file"
+		if [ "$into" != "$dir/src" ]; then
+			IFS=, read -ra tests <<<"$test"
+			if guest "$name" "${tests[@]}"; then
 				missed=$((missed + 1))
 				echo "MISSED $name: $reason"
+			elif [ ${#tests[@]} -gt 1 ] && passed=$(passes "$name" "${tests[@]}"); then
+				missed=$((missed + 1))
+				echo "MISSED $name by $passed: $reason"
 			else
 				how=$(grep -m 1 -oE 'not ok [0-9]* [^ ]*|guest died.*|time limit of .*' \
 					"$dir/log/$name-guest" || complaint "$build/log/console-mutant.log") ||
@@ -195,7 +233,7 @@ while read -r -u 3 name file function test command; do
 				die "$name: ${TEST:-$test} did not run, see $dir/log/$name"
 			echo "caught $name by ${TEST:-$test}: $how"
 		fi
-		fresh "mm/$file.c"
+		fresh "$file"
 		;;
 	esac
 done 3<"$list"
