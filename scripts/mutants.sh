@@ -37,10 +37,24 @@ mutated()
 {
 	echo "${into%/src*}/mutated"
 }
+
+# replace FILE: by $dir/new. All of Linux includes a header of include/: that keeps its time,
+# so that only the tests are built anew, which call its functions themselves.
+replace()
+{
+	local f
+	mv "$dir/new" "$into/$1"
+	[[ $1 == include/* ]] || return 0
+	touch -r "$src/$1" "$into/$1"
+	for f in "$src"/lib/tests/pte_ref/*.c; do
+		fresh "lib/tests/pte_ref/${f##*/}"
+	done
+}
+
 fresh()	# FILE
 {
 	cp "$src/$1" "$dir/new"
-	mv "$dir/new" "$into/$1"
+	replace "$1"
 }
 
 # kunit NAME FILTER: fails if a test does, or the log of the kernel is bad.
@@ -207,7 +221,7 @@ while read -r -u 3 name file function test command; do
 			continue
 		fi
 		echo "$file" >>"$(mutated)"
-		mv "$dir/new" "$into/$file"
+		replace "$file"
 		if [ "$into" != "$dir/src" ]; then
 			IFS=, read -ra tests <<<"$test"
 			if guest "$name" "${tests[@]}"; then

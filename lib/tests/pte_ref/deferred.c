@@ -155,6 +155,9 @@ static void note_frees_what_is_empty(struct kunit *test)
 	KUNIT_EXPECT_FALSE(test, is_marked(t));
 	pte_ref_note(t->mm, t->addr);
 	expect_noted(t);
+	/* Its mark moves to the struct of the PMD table. */
+	KUNIT_EXPECT_NOT_NULL(test, pte_notes_make(t->mm, t->pmd, GFP_KERNEL));
+	expect_noted(t);
 	/* No table that could be noted. */
 	pte_ref_note(t->mm, 0);
 	unlock_table(t);
