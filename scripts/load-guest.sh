@@ -1,13 +1,14 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# load-guest.sh SECONDS 'STRESSOR...' PROGRAM ARGUMENT...: what scripts/load.sh runs in the
-# guest. Swap on a loop device and memory that go and come, KSM and NUMA balancing that do
-# something within seconds, fault injection that frees a table where code maps it; the
-# program; then stress-ng, each stressor for so many seconds.
+# load-guest.sh SECONDS 'STRESSOR...' 'SEED...' PROGRAM ARGUMENT...: what scripts/load.sh runs
+# in the guest. Swap on a loop device and memory that go and come, KSM and NUMA balancing that
+# do something within seconds, fault injection that frees a table where code maps it; the
+# program, with each seed; then stress-ng, each stressor for so many seconds.
 set -u
 seconds=$1
 read -ra stressors <<<"$2"
-shift 2
+read -ra seeds <<<"$3"
+shift 3
 # /tmp has what the host's has.
 dir=$(mktemp -d) && cd "$dir" || exit 1
 
@@ -27,6 +28,8 @@ set_to /sys/kernel/mm/ksm sleep_millisecs 20 pages_to_scan 1000 run 1
 set_to /sys/kernel/debug/sched/numa_balancing scan_delay_ms 100 scan_period_min_ms 50 \
 	scan_period_max_ms 200
 set_to /proc/sys/kernel numa_balancing 1
+# Else a node with few pages of files or slabs reclaims nothing when it is told to.
+set_to /proc/sys/vm min_unmapped_ratio 0 min_slab_ratio 0
 
 inject()	# NAME VALUE...
 {
@@ -53,21 +56,30 @@ unplug()
 }
 
 inject delay-us 20 times -1 probability 5
-while sleep 2 && [ ! -e stop ]; do
-	inject mapped 1
-	swapoff "$swap" && echo "# swap was off"
-	swapon "$swap"
-	unplug
-	sleep 1
-	inject mapped 0
-done &
-cycle=$!
-"$@"
-echo "# load: status $?"
-touch stop
-wait $cycle
+cycle()
+{
+	while sleep 2 && [ ! -e stop ]; do
+		inject mapped 1
+		swapoff "$swap" && echo "# swap was off"
+		swapon "$swap"
+		unplug
+		sleep 1
+		inject mapped 0
+	done
+}
+
+# It starts when all is on.
+for s in "${seeds[@]}"; do
+	rm -f stop
+	cycle &
+	cycle=$!
+	"$@" -s "$s"
+	echo "# load, seed $s: status $?"
+	touch stop
+	wait $cycle
+	grep -q "^$swap " /proc/swaps || swapon "$swap"
+done
 inject probability 0
-grep -q "^$swap " /proc/swaps || swapon "$swap"
 
 # For those that take all that they get.
 ulimit -v 1000000

@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # Runs pte_ref_load in a guest, which does all that writes page table entries, at once and
-# on the same tables, for TIME seconds (60), with the random numbers of SEED (1); swap is
-# turned off and on meanwhile. Then those stressors of stress-ng that STRESS names, each
+# on the same tables, for TIME seconds (60), a part of it with the random numbers of each SEED
+# (1 2 3); swap is turned off and on meanwhile. Then those stressors of stress-ng that STRESS names, each
 # for STRESS_TIME seconds (4; 0: none). The kernel is the debug kernel with what
 # configs/wide.config adds, or IMAGE. NO_THP=1: that of check-all.sh for PREEMPT_RT, which has
 # no huge pages and does not balance NUMA nodes.
@@ -13,19 +13,27 @@ options='APPEND IMAGE KERNEL NO_THP PROCESSES SEED STRESS STRESS_TIME THREADS TI
 
 kernel=${KERNEL:-pte_ref}
 time=${TIME:-60}
-seed=${SEED:-1}
+read -rd '' -a seeds <<<"${SEED:-1 2 3}" || true
 stress_time=${STRESS_TIME:-4}
-# Those of its class vm, and more that change mappings, that work with 2 GiB.
-stress=${STRESS:-bigheap brk fault fork madvise malloc memfd mincore mlock mmap mmapaddr \
-	mmapfixed mmapfork mmaphuge mmapmany mprotect mremap msync munmap pagemove pageswap \
-	remap shm stack stackmmap tmpfs userfaultfd vm vm-addr vm-rw vm-segv vm-splice zero}
-read -rd '' -a stressors <<<"$stress" || true
-args=(-t "$time" -s "$seed" -p "${PROCESSES:-2}" -n "${THREADS:-4}")
+# Those of its class vm, and more that change mappings. Not swap, which wants swap files on a
+# file system that can have none, nor what stress-ng does without --pathological only.
+if [ "$stress_time" = 0 ]; then
+	stressors=()
+elif [ -n "${STRESS:-}" ]; then
+	read -rd '' -a stressors <<<"$STRESS" || true
+else
+	need stress-ng
+	mapfile -t stressors < <(stress-ng --class 'vm?' | sed 's/.*: //' | xargs -n 1 |
+		grep -vxE 'watchdog|swap|mlockmany'
+		printf '%s\n' fault fork memfd mincore remap zero)
+	[ ${#stressors[@]} -gt 30 ] || die "stress-ng names ${#stressors[@]} stressors only"
+fi
+args=(-t $(((time + ${#seeds[@]} - 1) / ${#seeds[@]})) -p "${PROCESSES:-2}" -n "${THREADS:-4}")
 prog=$build/selftest/$arch/pte_ref_load
 output=$build/log/load-$kernel.log
 console=$build/log/console-load-$kernel.log
 
-for number in "$time" "$seed" "$stress_time"; do
+for number in "$time" "$stress_time" "${seeds[@]}"; do
 	[[ $number =~ ^[0-9]+$ ]] || die "TIME, SEED and STRESS_TIME must be numbers"
 done
 need losetup mkswap swapon swapoff
@@ -38,8 +46,10 @@ lock load
 boot()
 {
 	KERNEL=$kernel NAME=load-$kernel APPEND="numa=fake=2 movablecore=512M ${APPEND:-}" \
-		TIMEOUT=$((10 * time + ${#stressors[@]} * stress_time * 6 + $(patience 600))) \
-		RUN="exec '$top/scripts/load-guest.sh' $stress_time '${stressors[*]}' '$prog' ${args[*]}" \
+		TIMEOUT=$((10 * time + ${#seeds[@]} * 300 + ${#stressors[@]} * stress_time * 6 +
+			$(patience 600))) \
+		RUN="exec '$top/scripts/load-guest.sh' $stress_time '${stressors[*]}' '${seeds[*]}' \
+			'$prog' ${args[*]}" \
 		"$top/scripts/boot.sh" 2>&1
 }
 
@@ -59,13 +69,16 @@ verdict()	# PART LINES: what is wrong, none if nothing is
 lacks='# SKIP' may_lack='^$'
 [ "$kernel" = pte_ref ] || lacks='^$'
 [ -z "${NO_THP:-}" ] || may_lack='not set: .*/(sched/)?numa_balancing|SKIP (MADV_COLLAPSE|THP split|thp_[a-z_]*|numa_hint_faults|pgmigrate_success): '
-step load "$kernel: $time s with seed $seed, then ${#stressors[@]} stressors for $stress_time s each"
+step load "$kernel: $time s with ${#seeds[@]} seeds, then ${#stressors[@]} stressors for $stress_time s each"
 status=0
 run_guest "$output" boot >/dev/null || status=$?
 step_done
-verdict "load, seed $seed" "$(grep -E "^not ok |$lacks|^# seed [0-9]+: |^# not set: " "$output" |
+verdict "load, seed ${seeds[*]}" "$(grep -E "^not ok |$lacks|^# seed [0-9]+: |^# not set: " "$output" |
 	grep -vE "$may_lack" || true
-	grep -q '^# load: status 0' "$output" || tail -n 3 "$output")"
+	for s in "${seeds[@]}"; do
+		grep -q "^# load, seed $s: status 0" "$output" ||
+			grep "^# load, seed $s: " "$output" || tail -n 3 "$output"
+	done)"
 verdict "stress-ng, $(grep -c '^# stress-ng: .*: status 0$' "$output" || true) stressors" \
 	"$([ "$stress_time" = 0 ] || for s in "${stressors[@]}"; do
 		grep "^# stress-ng: $s: did nothing" "$output" ||
