@@ -51,8 +51,11 @@ load()
 leaks()
 {
 	local prog=$build/selftest/$arch/pte_ref leak=/sys/kernel/debug/kmemleak
-	NAME=leaks TIMEOUT=$(patience 2400) RUN="cd /tmp; '$prog' >/dev/null || exit 2
+	"$top/scripts/selftest-build.sh" pte_ref_load
+	NAME=leaks TIMEOUT=$(patience 2700) RUN="cd /tmp; '$prog' >/dev/null || exit 2
 		'${prog}_race' -w $(patience "$WAIT") >/dev/null || exit 2
+		'$top/scripts/load-guest.sh' 0 '' 1 '${prog}_load' -t 30 >load
+		grep '^not ok' load; grep -q '^# load, seed 1: status 0' load || exit 2
 		for _ in 1 2 3; do sleep 6; echo scan >$leak || exit 1; done
 		cat $leak; ! grep -q . $leak" "$top/scripts/boot.sh"
 	"$top/scripts/check-log.sh" "$build/log/console-leaks.log"
