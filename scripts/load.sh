@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0
 # Runs pte_ref_load in a guest, which does all that writes page table entries, at once and
 # on the same tables, for TIME seconds (60), a part of it with the random numbers of each SEED
-# (1 2 3); swap is turned off and on meanwhile. Then those stressors of stress-ng that STRESS names, each
-# for STRESS_TIME seconds (4; 0: none). The kernel is the debug kernel with what
+# (1 2 3); swap is turned off and on meanwhile. Then those stressors of stress-ng that STRESS
+# names, each for STRESS_TIME seconds (4; 0: none). The kernel is the debug kernel with what
 # configs/wide.config adds, or IMAGE. NO_THP=1: that of check-all.sh for PREEMPT_RT, which has
 # no huge pages and does not balance NUMA nodes.
 set -euo pipefail
