@@ -138,7 +138,7 @@ static long stuck_ms = 10000;
 #define HOLDS		0x800	/* its fault holds the table that it makes, by a ref */
 #define REFUSED		0x1000	/* what is injected are allocations that fail */
 #define ALL_REFUSED	0x2000	/* that one and all after it, of pages */
-#define TAKEN		0x4000	/* no: at its first points a thread takes all away */
+#define TAKEN		0x4000	/* instead, at its first points a thread takes all away */
 
 /* What setup_wp_refused() wants two of */
 enum table { PMD_TABLE, PUD_TABLE };
