@@ -217,8 +217,11 @@ row()
 	local line linux commit
 	linux=$(version)
 	[ "$1" != older ] || linux="${supported[*]:1}"
-	commit=$(git -C "$top" rev-parse --short HEAD 2>/dev/null) || commit=-
-	git -C "$top" diff --quiet HEAD -- . ':!bench/CHECKS.md' || commit+=+
+	if ! commit=$(git -C "$top" rev-parse --short HEAD 2>/dev/null); then
+		commit=-
+	elif ! git -C "$top" diff --quiet HEAD -- . ':!bench/CHECKS.md'; then
+		commit+=+
+	fi
 	line="| $1 | $2 | $(($3 / 60)) min | $(date +%Y-%m-%d) | $linux | $commit | \`scripts/check-all.sh $1\` |"
 	awk -v name="$1" -v line="$line" '
 		$0 ~ "^[|] " name " [|]" { print line; done = 1; next }

@@ -84,13 +84,13 @@ inject probability 0
 # For those that take all that they get.
 ulimit -v 1000000
 # One that it refuses has the status 0 too. On a slow machine one may need more time to do
-# anything.
+# anything, and mmap, which maps each page by itself, fewer pages.
 stress()	# STRESSOR
 {
 	local said status more
 	for more in 1 5 20; do
 		said=$(stress-ng --metrics-brief --seed 1 --timeout $((more * seconds)) "--$1" 2 \
-			--vm-bytes 128M --temp-path "$dir" 2>&1)
+			--vm-bytes 128M --mmap-bytes 8M --temp-path "$dir" 2>&1)
 		status=$?
 		grep -q "metrc: .* $1  *[1-9]" <<<"$said" && break
 	done
