@@ -41,8 +41,8 @@
  *			empty any more: also if a lock is always busy, and whatever
  *			the deferred work does meanwhile (weak fairness)
  *
- * The first five are assertions, those of "end" in final().  The last is the ltl
- * formula at the end, for runs that are "live".
+ * The first five are assertions, must(), those of "end" in final().  The last is the
+ * ltl formula at the end, for runs that are "live".
  *
  * Not here: the flush of the TLB; what a walker that lost its table answers (see
  * Documentation/mm/pte_ref.rst); several tables at once, and so batches, groups,
@@ -72,16 +72,13 @@
  *	RUN_busy	live	the VMA is locked for write again and again
  *
  * Broken variants.  Each takes one argument of the code away, and is caught in
- * the run that is named:
+ * the run that is named, since it violates what stands above it:
  *
  *	count
  *	BREAK_RECHECK	zap	free_user_ptes() does not read the count under the locks
  *	BREAK_RAISE	percpu	pte_tryget() raises the count from zero without a lock
  *	BREAK_INSTALL_PML hold	pte_ref_install() raises it without the PMD lock
  *	BREAK_PIN	pin	pte_alloc_pinned() does not pin
- *	BREAK_MAKE_PTL	hold	pte_ref_make() without the PTL
- *	BREAK_MAKE_COUNT hold	and without a reference for the entries that there are
- *	BREAK_POPULATED	hold	the first entry takes no reference
  *	table
  *	BREAK_LINKED	zap	free_user_ptes() does not read the PMD entry again
  *	BREAK_PMD_SAME	zap	nor does who has waited for the PTL
@@ -89,6 +86,7 @@
  *	BREAK_WHO	munmap	who zaps a VMA that is detached frees tables as well
  *	BREAK_WORK_VMA	munmap	the deferred work locks no VMA
  *	ref
+ *	BREAK_POPULATED	hold	the first entry takes no reference
  *	BREAK_FREE_REF	munmap	a ref is freed with its table
  *	BREAK_FREE_GET	munmap	the destructor has no reference of its own
  *	BREAK_FREE_POPULATED exit and leaves that of the entries
@@ -99,7 +97,6 @@
  *	BREAK_PERCPU_DEAD retract pte_ref_to_percpu() does not look at PTE_REF_DEAD
  *	BREAK_END_MB	retract	pte_ref_end_percpu() without its barrier
  *	BREAK_CONFIRM_DEAD retract the end of a switch does not look for zero
- *	BREAK_SWITCH_RCU percpu	a switch to atomic mode without a grace period
  *	mm
  *	BREAK_EXIT_WAIT	exit	exit does not wait for the deferred work that runs
  *	BREAK_EXIT_DISABLE exit	nor keeps it from being queued
@@ -114,11 +111,14 @@
  *	BREAK_WORK_NOTED note	MM_PTE_REF_NOTED is cleared at the end of the round
  *	BREAK_WORK_MB	note	or, without the barrier, after the marks were read
  *	BREAK_WORK_AGAIN note	the round ends whatever was noted meanwhile
+ *	BREAK_MAKE_PTL	hold	pte_ref_make() without the PTL
+ *	BREAK_MAKE_COUNT hold	or without a reference for the entries that there are
  *	BREAK_EMPTIED_BEFORE switch __pte_ref_emptied() does not ask before its put
  *	BREAK_EMPTIED_AFTER percpu nor after it
  *	BREAK_SILENT_MB	hold	pte_ref_put_silent() without its barriers
  *	BREAK_USED_NOTE	percpu	the move to percpu mode notes nothing
  *	BREAK_LOOKS_NOTE percpu	nor does who finds zero hidden
+ *	BREAK_SWITCH_RCU percpu	a switch to atomic mode without a grace period
  *	BREAK_SWITCHING_RMB percpu the count is read before PTE_REF_SWITCHED
  *	BREAK_HIDES_RMB	percpu_touch the bits are read before the mode
  *	BREAK_CONFIRM_MB percpu	PTE_REF_SWITCHED is set before the count is exact
@@ -316,9 +316,12 @@ bool mq;			/* which waits for it */
 #define NOTED_LATE	skip
 #endif
 
-#define use_t(x)	assert(tstate[x] == T_LIVE || tstate[x] == T_DYING)
-#define use_r(x)	assert(rstate[x] == R_LIVE)
-#define use_mm()	assert(!mmgone)
+/* Which of what must hold is violated: the error of spin has the name. */
+hidden byte COUNT, TABLE, REF, MM, END;
+#define must(what, x)	assert(what || (x))
+#define use_t(x)	must(TABLE, tstate[x] == T_LIVE || tstate[x] == T_DYING)
+#define use_r(x)	must(REF, rstate[x] == R_LIVE)
+#define use_mm()	must(MM, !mmgone)
 
 /* A full barrier of the task that has the PTL of t: its store of the count is seen. */
 #define MB()		vis[t] = (pop[t] != 0)
@@ -416,12 +419,12 @@ inline release(r)
 #endif
 		:: else ->
 #ifdef BREAK_RELEASE_ONCE
-			d_step { assert(rcb[r] == CB_NONE); rcb[r] = CB_FREE; rgp[r] = rd }
+			d_step { must(REF, rcb[r] == CB_NONE); rcb[r] = CB_FREE; rgp[r] = rd }
 #else
 			if
 			:: d_step { !(st[r] & RETIRED) ->
 				st[r] = st[r] | RETIRED;
-				assert(rcb[r] == CB_NONE);
+				must(REF, rcb[r] == CB_NONE);
 				rcb[r] = CB_FREE;
 #ifndef BREAK_RELEASE_RCU
 				rgp[r] = rd
@@ -443,7 +446,7 @@ inline get(r, g)
 	d_step {
 		use_r(r);
 		if
-		:: m == M_PERCPU -> assert(pcok[r]); pc[r]++
+		:: m == M_PERCPU -> must(REF, pcok[r]); pc[r]++
 		:: else -> cnt[r]++
 		fi;
 		gh[r] = gh[r] + g;
@@ -459,11 +462,11 @@ inline put(r, g)
 		use_r(r);
 		zero = 0;
 		if
-		:: m == M_PERCPU -> assert(pcok[r]); pc[r]--
+		:: m == M_PERCPU -> must(REF, pcok[r]); pc[r]--
 		:: else ->
 			MB();
 			cnt[r]--;
-			assert(cnt[r] >= 0);
+			must(REF, cnt[r] >= 0);
 			zero = (cnt[r] == 0)
 		fi;
 		gh[r] = gh[r] - g;
@@ -500,7 +503,7 @@ inline start_switch(r)
 			:: mode[r] == M_PERCPU ->
 				mode[r] = M_SWITCH;
 				cnt[r]++;
-				assert(rcb[r] == CB_NONE);
+				must(REF, rcb[r] == CB_NONE);
 				rcb[r] = CB_SWITCH;
 #ifdef BREAK_SWITCH_RCU
 				rgp[r] = 0
@@ -618,7 +621,7 @@ inline set_entry()
 	if
 	:: ent[t]
 	:: else ->
-		assert(pmd == t);
+		must(TABLE, pmd == t);
 		store(pop[t] + 1);
 		ent[t] = 1;
 		if
@@ -682,7 +685,7 @@ inline zap_entries()
 		d_step {
 			/* On x86 the barriers are nothing by themselves. */
 			if
-			:: m == M_PERCPU -> assert(pcok[tref[t]]); pc[tref[t]]--
+			:: m == M_PERCPU -> must(REF, pcok[tref[t]]); pc[tref[t]]--
 			:: else ->
 #ifndef BREAK_SILENT_MB
 				MB();
@@ -758,8 +761,8 @@ inline free_user_pte()
 		:: pop[t] == 0 && cnt[tref[t]] == 0 ->
 #endif
 			d_step {
-				assert(pmd == t && tstate[t] == T_LIVE);
-				assert(pop[t] == 0 && gh[tref[t]] == 0 && !ent[t]);
+				must(TABLE, pmd == t && tstate[t] == T_LIVE);
+				must(COUNT, pop[t] == 0 && gh[tref[t]] == 0 && !ent[t]);
 				pmd = 0;
 				MB();
 				ptl[t] = 0;
@@ -767,7 +770,7 @@ inline free_user_pte()
 			};
 			d_step {
 				pml = 0;
-				assert(tstate[u] == T_LIVE);
+				must(TABLE, tstate[u] == T_LIVE);
 				tstate[u] = T_DYING;
 #ifndef BREAK_TABLE_RCU
 				tgp[u] = rd
@@ -923,7 +926,7 @@ inline tryget()
 			d_step {
 				use_r(r);
 				if
-				:: m == M_PERCPU -> assert(pcok[r]); pc[r]++; gh[r]++
+				:: m == M_PERCPU -> must(REF, pcok[r]); pc[r]++; gh[r]++
 #ifdef BREAK_RAISE
 				:: m != M_PERCPU ->
 #else
@@ -1044,18 +1047,18 @@ proctype holder(byte me)
 		if
 		:: r ->
 			/* ->fault() */
-			assert(pmd == h || taken[h]);
+			must(COUNT, pmd == h || taken[h]);
 			if
 			:: h = 0; vma_unlock()		/* it drops the lock */
 #ifndef HAS_REF
 			:: map_lock();
-				assert(t == h || taken[h]);
+				must(COUNT, t == h || taken[h]);
 				if
 				:: t -> set_entry(); unlock()
 				:: else
 				fi
 #endif
-			:: assert(pmd == h || taken[h])	/* fails */
+			:: must(COUNT, pmd == h || taken[h])	/* fails */
 			fi;
 			h = 0;
 			rd = rd | me;
@@ -1251,7 +1254,7 @@ proctype hugetlb(byte me)
 			h = t;
 			unlock();
 			use_t(h);
-			assert(pmd == h);
+			must(COUNT, pmd == h);
 			h = 0
 		:: else
 		fi;
@@ -1299,9 +1302,9 @@ inline free_pgtables()
 	u = pmd;
 	if
 	:: u ->
-		d_step { assert(pmd == u && tstate[u] == T_LIVE); pmd = 0 };
+		d_step { must(TABLE, pmd == u && tstate[u] == T_LIVE); pmd = 0 };
 		d_step {
-			assert(tstate[u] == T_LIVE);
+			must(TABLE, tstate[u] == T_LIVE);
 			tstate[u] = T_DYING;
 			tgp[u] = rd
 		}
@@ -1507,14 +1510,14 @@ end:	do
 		d_step {
 			use_r(r);
 			cnt[r] = cnt[r] + pc[r] - BIAS;
-			assert(cnt[r] > 0)
+			must(REF, cnt[r] > 0)
 		};
 		/* percpu_ref_confirm_embedded() */
 		d_step { use_r(r); pc[r] = 0; pcok[r] = 0; mode[r] = M_ATOMIC };
 #ifdef BREAK_CONFIRM_MB
 		st[r] = st[r] | SWITCHED;
 #endif
-		d_step { use_r(r); cnt[r]--; assert(cnt[r] >= 0) };
+		d_step { use_r(r); cnt[r]--; must(REF, cnt[r] >= 0) };
 		confirm(r);
 		r = 0;
 		rcu_unlock()
@@ -1524,7 +1527,7 @@ end:	do
 			:: rcb[2] == CB_FREE && rgp[2] == 0 -> r = 2
 			fi;
 			rcb[r] = CB_NONE;
-			assert(rstate[r] == R_LIVE && gh[r] == 0);
+			must(REF, rstate[r] == R_LIVE && gh[r] == 0);
 			rstate[r] = R_FREED;
 			r = 0
 		}
@@ -1592,11 +1595,11 @@ end:	do
 proctype final()
 {
 	timeout ->
-	assert(mmgone || !EMPTY);
-	assert(users == 0);
-	assert(tstate[1] != T_DYING && tstate[2] != T_DYING);
-	assert(rstate[1] != R_LIVE || tref[pmd] == 1);
-	assert(rstate[2] != R_LIVE || tref[pmd] == 2)
+	must(END, mmgone || !EMPTY);
+	must(END, users == 0);
+	must(TABLE, tstate[1] != T_DYING && tstate[2] != T_DYING);
+	must(REF, rstate[1] != R_LIVE || tref[pmd] == 1);
+	must(REF, rstate[2] != R_LIVE || tref[pmd] == 2)
 }
 
 #ifdef LIVE
