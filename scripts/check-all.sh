@@ -35,7 +35,7 @@ other_kernel()
 	export KERNEL=pte_ref DEBUG=$debug
 	[ -z "$more" ] || export APPEND='numa=fake=2'
 	OUT=$out FRAGMENTS=$more EXTRA_CONFIG="$*" "$top/scripts/kernel.sh"
-	TIMEOUT=$(patience 1500)
+	TIMEOUT=$(patience 4000)
 	export TIMEOUT
 	export IMAGE=$out/arch/$srcarch/boot/$kimage
 }
@@ -52,7 +52,7 @@ leaks()
 {
 	local prog=$build/selftest/$arch/pte_ref leak=/sys/kernel/debug/kmemleak
 	"$top/scripts/selftest-build.sh" pte_ref_load
-	NAME=leaks TIMEOUT=$(patience 2700) RUN="cd /tmp; '$prog' >/dev/null || exit 2
+	NAME=leaks TIMEOUT=$(patience 4000) RUN="cd /tmp; '$prog' >/dev/null || exit 2
 		'${prog}_race' -w $(patience "$WAIT") >/dev/null || exit 2
 		'$top/scripts/load-guest.sh' 0 '' 1 '${prog}_load' -t 30 >load
 		grep '^not ok' load; grep -q '^# load, seed 1: status 0' load || exit 2

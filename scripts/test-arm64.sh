@@ -51,7 +51,7 @@ for name; do
 	two-levels) PAGES=64k-va42 one two-levels all ;;
 	no-range-tlbi) CPU=cortex-a57 one no-range-tlbi all ;;
 	mte) MTE=1 QEMU_OPTS="-M virt,mte=on" one mte all ;;
-	kasan) DEBUG=kasan IMAGE=$(kernel_image pte_ref kasan) WAIT=60 TIMEOUT=$(patience 1500) one kasan all ;;
+	kasan) DEBUG=kasan IMAGE=$(kernel_image pte_ref kasan) WAIT=60 TIMEOUT=$(patience 4000) one kasan all ;;
 	efi) one efi efi ;;
 	*) die "$name is none of: $words" ;;
 	esac
