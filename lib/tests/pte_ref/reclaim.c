@@ -350,9 +350,11 @@ static void guard_keeps_the_table(struct kunit *test)
 	u64 value = 1;
 
 	touch(t, t->addr, 1);
+	/* Without it the table would be empty before it has guards. */
+	touch(t, entry_addr(t, 3), 1);
 	KUNIT_EXPECT_EQ(test, do_madvise(t->mm, t->addr, 3 * PAGE_SIZE,
 					 MADV_GUARD_INSTALL), 0);
-	KUNIT_EXPECT_EQ(test, t->ptdesc->pte_populated, 3);
+	KUNIT_EXPECT_EQ(test, t->ptdesc->pte_populated, 4);
 	zap(t, t->addr, PMD_SIZE);
 	pte_ref_flush(t->mm);
 	KUNIT_EXPECT_TRUE(test, is_linked(t));
@@ -416,8 +418,8 @@ static void zap_of_several_tables(struct kunit *test)
 			bytes + (NR_TABLES - 1) * PAGE_SIZE);
 	ref = hold_table(&tables[1]);
 	KUNIT_EXPECT_PTR_EQ(test, ref, tables[1].ref);
-	KUNIT_EXPECT_EQ(test, do_madvise(t->mm, tables[2].addr, PAGE_SIZE,
-					 MADV_GUARD_INSTALL), 0);
+	KUNIT_EXPECT_EQ(test, do_madvise(t->mm, tables[2].addr + PAGE_SIZE,
+					 PAGE_SIZE, MADV_GUARD_INSTALL), 0);
 	busy = vm_event(PTE_REF_BUSY);
 	zap(t, t->addr, NR_TABLES * PMD_SIZE);
 	for (i = 0; i < NR_TABLES; i++)
