@@ -5,7 +5,7 @@
 # Arguments choose.
 set -euo pipefail
 options='TIMEOUT'
-words='[4k|16k|64k|two-levels|no-range-tlbi|mte|kasan|efi]...'
+words='[4k|16k|64k|two-levels|no-range-tlbi|mte|efi]...'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
@@ -42,7 +42,7 @@ efi()
 
 mkdir -p "$build/log"
 "$top/scripts/packages.sh"
-[ $# -gt 0 ] || set -- 4k 16k 64k two-levels no-range-tlbi mte kasan efi
+[ $# -gt 0 ] || set -- 4k 16k 64k two-levels no-range-tlbi mte efi
 for name; do
 	case $name in
 	4k) one 4k all ;;
@@ -51,7 +51,6 @@ for name; do
 	two-levels) PAGES=64k-va42 one two-levels all ;;
 	no-range-tlbi) CPU=cortex-a57 one no-range-tlbi all ;;
 	mte) MTE=1 QEMU_OPTS="-M virt,mte=on" one mte all ;;
-	kasan) DEBUG=kasan IMAGE=$(kernel_image pte_ref kasan) WAIT=60 TIMEOUT=$(patience 4000) one kasan all ;;
 	efi) one efi efi ;;
 	*) die "$name is none of: $words" ;;
 	esac

@@ -962,6 +962,9 @@ static bool all_done(void)
 	for (i = 0; i < ARRAY_SIZE(ops); i++)
 		if (!FORCE_READ(report->done[i]) && !FORCE_READ(report->lacks[i]))
 			return false;
+	for (i = 0; i < ARRAY_SIZE(activity); i++)
+		if (activity[i].was >= 0 && counter(activity[i].name) <= activity[i].was)
+			return false;
 	return true;
 }
 

@@ -2259,8 +2259,17 @@ static bool floors_met(long freed_before)
 {
 	report->freed = deferred_ms ? freed_by_attack() - freed_before : -1;
 	return __atomic_load_n(&report->attacks, __ATOMIC_RELAXED) >= report->attacks_floor &&
-	       report->freed >= report->freed_floor &&
-	       (victim->op != op_gup_fast || found_fast);
+	       report->freed >= report->freed_floor;
+}
+
+/* Has the victim done what its finish() asks for? */
+static bool victim_did(void)
+{
+	if (victim->finish == finish_collapse)
+		return collapsed;
+	if (victim->finish == finish_large)
+		return large_mapped() != large_before;
+	return victim->op != op_gup_fast || found_fast;
 }
 
 /* VmPTE of /proc/self/status, in kB */
@@ -2340,7 +2349,8 @@ static void pair_case(long ms)
 	 * the time leaves the deferred work an empty table once in seconds only: it
 	 * rests, while the attackers do not.
 	 */
-	for (i = 0; i < LONGER && report->outcome == RUNNING && !floors_met(freed); i++)
+	for (i = 0; i < LONGER && report->outcome == RUNNING &&
+	     !(floors_met(freed) && victim_did()); i++)
 		run_for(ms, 2 * deferred_ms < ms ? 2 * deferred_ms : ms);
 	__atomic_store_n(&stop, true, __ATOMIC_RELAXED);
 	for (i = 0; i < nr_attackers; i++)
