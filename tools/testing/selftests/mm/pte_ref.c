@@ -787,13 +787,12 @@ FIXTURE(data)
 };
 
 /* So that a case that runs alone knows whether this kernel frees tables. */
-static void free_a_table(struct area *a)
+static void free_a_table(struct __test_metadata *_metadata, struct area *a)
 {
 	size_t len = 2 * a->table_size;
 	char *p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
-	if (p == MAP_FAILED)
-		return;
+	ASSERT_NE(p, MAP_FAILED);
 	madvise(p, len, MADV_NOHUGEPAGE);
 	fill(a, p, len);
 	madvise(p, len, MADV_DONTNEED);
@@ -804,7 +803,7 @@ FIXTURE_SETUP(data)
 {
 	area_init(_metadata, &self->a);
 	if (!tables_freed())
-		free_a_table(&self->a);
+		free_a_table(_metadata, &self->a);
 }
 
 FIXTURE_TEARDOWN(data)

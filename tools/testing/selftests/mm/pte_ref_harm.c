@@ -373,7 +373,7 @@ static void exits(void)
 
 /*
  * The tables of all that map a file are looked for, and their locks taken, the
- * bystander's too.  The file has no pages there unless somebody has put some there.
+ * bystander's too.  The file has no pages there but those of later faults.
  */
 static void truncated(void)
 {

@@ -1153,6 +1153,7 @@ static int undo_mremap_table(void)
 /* Victims: huge pages */
 
 static unsigned long collapsed;
+static int not_collapsed;	/* why, the last time */
 
 static size_t huge_page_size(void)
 {
@@ -1236,6 +1237,7 @@ static int op_collapse(void)
 			collapsed++;
 			return 0;
 		}
+		not_collapsed = errno;
 		if (errno != EAGAIN && errno != EBUSY && errno != ENOMEM &&
 		    !(lossy && errno == EINVAL))
 			return bad_errno("MADV_COLLAPSE");
@@ -1245,7 +1247,7 @@ static int op_collapse(void)
 
 static int finish_collapse(void)
 {
-	return collapsed ? 0 : bad("MADV_COLLAPSE: never done");
+	return collapsed ? 0 : bad("MADV_COLLAPSE: never done: %s", strerror(not_collapsed));
 }
 
 /* It must have been touched once: without an anon_vma there is another answer. */
@@ -2184,6 +2186,9 @@ static void find_cpus(void)
  * stops the victim wherever it can be preempted, so between any two of its steps,
  * and finds what it has done so far.
  */
+/* Doubles the pauses so many times, for a victim that they leave no time for its work. */
+static unsigned int longer_pauses;
+
 static void *attacker_thread(void *arg)
 {
 	unsigned int seed = (long)arg + 1, pause = 0;
@@ -2201,7 +2206,7 @@ static void *attacker_thread(void *arg)
 			end = now_ms() + 5;
 		}
 		if (pause)
-			usleep(pause);
+			usleep(pause << FORCE_READ(longer_pauses));
 		attacker->round((long)arg, round);
 		__atomic_fetch_add(&report->attacks, 1, __ATOMIC_RELAXED);
 	}
@@ -2350,8 +2355,11 @@ static void pair_case(long ms)
 	 * rests, while the attackers do not.
 	 */
 	for (i = 0; i < LONGER && report->outcome == RUNNING &&
-	     !(floors_met(freed) && victim_did()); i++)
+	     !(floors_met(freed) && victim_did()); i++) {
+		if (!victim_did())
+			__atomic_fetch_add(&longer_pauses, 1, __ATOMIC_RELAXED);
 		run_for(ms, 2 * deferred_ms < ms ? 2 * deferred_ms : ms);
+	}
 	__atomic_store_n(&stop, true, __ATOMIC_RELAXED);
 	for (i = 0; i < nr_attackers; i++)
 		pthread_join(thread[i], NULL);
