@@ -49,6 +49,11 @@ done < <({
 
 [ ${#objects[@]} -gt 11 ] || die "the series edits nothing that is compiled"
 
+# What is not compiled is not compared.
+while read -r f; do
+	[[ " ${objects[*]} " == *" ${f%.c}.o "* ]] || die "${except#"$top/"}: $f is not compiled"
+done < <(sed 's/#.*//' "$except" | awk 'NF { print $1 }' | sort -u)
+
 # The functions of an object, one to a line: name, what it calls, code. Addresses and line
 # numbers (of WARN_ON and the like) move, and with them the numbers in the names of local
 # symbols, and all that alternatives point to.

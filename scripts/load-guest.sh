@@ -55,9 +55,20 @@ unplug()
 	done
 }
 
-inject delay-us 20 times -1 probability 5
+inject delay-us 20 times -1
+freed()
+{
+	awk '$1 == "pte_ref_free" { n = $2 } END { print n + 0 }' /proc/vmstat
+}
+# What the injection frees counts as a zap's: first a zap of the program's must free a table.
 cycle()
 {
+	local before
+	before=$(freed)
+	while [ -d /sys/kernel/debug/fail_pte_table ] && [ "$(freed)" -eq "$before" ] && [ ! -e stop ]; do
+		sleep 0.1
+	done
+	inject probability 5
 	while sleep 2 && [ ! -e stop ]; do
 		inject mapped 1
 		swapoff "$swap" && echo "# swap was off"
@@ -71,6 +82,7 @@ cycle()
 # It starts when all is on.
 for s in "${seeds[@]}"; do
 	rm -f stop
+	inject probability 0
 	cycle &
 	cycle=$!
 	"$@" -s "$s"

@@ -6,9 +6,10 @@
 # a second for each pair at least, against threads that empty and free the table. GROUP
 # names one group. NO_REFS=1, without TIME: there is no memory for a ref. OFF=1, with TIME:
 # pte_ref=off, so that only CONFIG_PT_RECLAIM frees tables. NO_THP=1: the kernel has no
-# huge pages. WAIT: seconds after which a case without progress is said not to end (10).
+# huge pages. HMM=1: it has a device with memory of its own. WAIT: seconds after which a case
+# without progress is said not to end (10).
 set -euo pipefail
-options='APPEND ARCH CPU DEBUG GROUP KERNEL NO_REFS NO_THP OFF PAGES TIME WAIT'
+options='APPEND ARCH CPU DEBUG GROUP HMM KERNEL NO_REFS NO_THP OFF PAGES TIME WAIT'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
@@ -60,13 +61,13 @@ run_guest "$output" boot || status=$?
 step_done
 # Whatever a case may lack, the test kernels have it, but huge pages of a size to test,
 # what an older CPU has not, and a device with memory, which is of configs/wide.config.
-may_skip='a huge page has|no CONFIG_TEST_HMM'
+may_skip='a huge page has'
+[ -n "${HMM:-}" ] || may_skip+='|no CONFIG_TEST_HMM'
 [ -z "${CPU:-}" ] || may_skip+='|no accessed bit of the CPU'
 [ -z "${NO_THP:-}" ] || may_skip+='|no transparent huge pages|no huge pages of the device|no folios of [0-9]+ pages'
 # The driver of the tests is in the debug kernels only.
 [ "$debug" != 0 ] || may_skip+='|no CONFIG_TEST_VM_INSERT'
-if [ "$kernel" = pte_ref ] &&
-	grep '# SKIP' "$output" | grep -vE "$may_skip" >&2; then
+if grep '# SKIP' "$output" | grep -vE "$may_skip" >&2; then
 	status=1
 fi
 if [ "$kernel" = pte_ref ] && grep 'does not count the tables' "$output" >&2; then

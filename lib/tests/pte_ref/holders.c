@@ -464,11 +464,47 @@ static void allocation_failure(struct kunit *test)
 	unlock_table(t);
 }
 
+/* A table that is to leave a bit for a small page stays noted until there is memory for it. */
+static void notes_are_refused(struct kunit *test)
+{
+	unsigned long *verbose = failslab_attr(test, "verbose");
+	atomic_t *times = failslab_attr(test, "times");
+	unsigned long old_verbose = *verbose;
+	int old_times = atomic_read(times);
+	struct table *t = test->priv;
+	unsigned int nr, left;
+
+	lock_table(t);
+	take_marks(t);
+	*verbose = 0;
+	current->fail_nth = 1;
+	nr = pte_ref_free_range(t->mm, NULL, t->pmd, t->addr,
+				t->addr + PMD_SIZE, true);
+	left = current->fail_nth;
+	current->fail_nth = 0;
+	*verbose = old_verbose;
+	atomic_set(times, old_times);
+	KUNIT_EXPECT_EQ(test, left, 0);
+	KUNIT_EXPECT_EQ(test, nr, 0);
+	KUNIT_EXPECT_TRUE(test, is_linked(t));
+	expect_noted(t);
+	unlock_table(t);
+
+	pte_ref_flush(t->mm);
+	KUNIT_EXPECT_FALSE(test, is_linked(t));
+	KUNIT_EXPECT_EQ(test, watched(&t->watch), 1);
+}
+
 #else
 
 static void allocation_failure(struct kunit *test)
 {
 	kunit_skip(test, "needs FAILSLAB and FAULT_INJECTION_DEBUG_FS");
+}
+
+static void notes_are_refused(struct kunit *test)
+{
+	allocation_failure(test);
 }
 
 #endif
@@ -573,6 +609,7 @@ static struct kunit_case pte_ref_holders_cases[] = {
 	KUNIT_CASE(holder_outlives_table),
 	KUNIT_CASE(destroyed_with_entries),
 	KUNIT_CASE(allocation_failure),
+	KUNIT_CASE(notes_are_refused),
 	KUNIT_CASE(ref_knows_its_address),
 	KUNIT_CASE(ref_is_made_once),
 	KUNIT_CASE(ref_outlives_its_readers),

@@ -507,9 +507,13 @@ static void dies_with_its_mm_during_switch(struct kunit *test)
 	unlock_table(t);
 }
 
-/* munmap() takes the table right after its switch was started.  True if it was pending. */
-static bool unmap_during_switch(struct table *t, bool look)
+/*
+ * munmap() takes the table right after its switch was started.  True if it was pending
+ * then; where a holder keeps the ref, if it is pending still.
+ */
+static bool unmap_during_switch(struct table *t, bool look, bool held)
 {
+	struct pte_ref *ref = NULL;
 	struct kunit *test = t->test;
 	struct ref_watch w = {};
 	struct table other;
@@ -521,6 +525,8 @@ static bool unmap_during_switch(struct table *t, bool look)
 	KUNIT_EXPECT_EQ(test, watch_start(&w, other.ref), 0);
 	set_entry(&other, SWAP, 0);
 	to_percpu_mode(&other);
+	if (held)
+		ref = hold_table(&other);
 	clear_entry(&other, 0);
 	if (look)
 		KUNIT_EXPECT_FALSE(test, try_to_free(&other));
@@ -530,6 +536,11 @@ static bool unmap_during_switch(struct table *t, bool look)
 
 	switching = is_switching(&other);
 	KUNIT_EXPECT_EQ(test, vm_munmap(other.addr, PMD_SIZE), 0);
+	if (held) {
+		switching = is_switching(&other);
+		KUNIT_EXPECT_EQ(test, watched(&w), 0);
+		pte_put(ref);
+	}
 	pte_ref_flush(t->mm);
 	KUNIT_EXPECT_EQ(test, watched(&w), 1);
 	watch_stop(&w);
@@ -538,12 +549,12 @@ static bool unmap_during_switch(struct table *t, bool look)
 
 static void unmapped_during_switch(struct kunit *test)
 {
-	int look, i;
+	int mode, i;
 
-	for (look = 0; look <= 1; look++) {
+	for (mode = 0; mode < 4; mode++) {
 		/* On a busy machine the grace period may be over. */
 		for (i = 0; i < 50; i++)
-			if (unmap_during_switch(test->priv, look))
+			if (unmap_during_switch(test->priv, mode & 1, mode & 2))
 				break;
 		KUNIT_EXPECT_LT(test, i, 50);
 	}
@@ -776,6 +787,46 @@ static void percpu_after_emptied(struct kunit *test)
 	KUNIT_EXPECT_FALSE(test, is_linked(t));
 }
 
+/* Without memory for percpu counters all is as in atomic mode, to the end of the table. */
+static void percpu_is_refused(struct kunit *test)
+{
+	struct table *t = test->priv;
+	struct ref_watch w = {};
+	struct pte_ref *ref;
+	pgtable_t pgtable;
+	unsigned int i;
+
+	lock_table(t);
+	set_entry(t, PRESENT, 0);
+	/* As pte_ref_to_percpu() leaves it then. */
+	set_bit(PTE_REF_PERCPU, &t->ref->state);
+	for (i = 0; i < 3 * PTE_REF_PERCPU_MOVES; i++) {
+		WRITE_ONCE(t->ref->cpu, U16_MAX);
+		pte_put(hold_table(t));
+	}
+	KUNIT_EXPECT_FALSE(test, pte_ref_is_percpu(t->ref));
+	KUNIT_EXPECT_FALSE(test, pte_ref_hides_zero(t->ref));
+	expect_count(t, 1, 0);
+	ref = hold_table(t);
+	clear_entry(t, 0);
+	KUNIT_EXPECT_FALSE(test, try_to_free(t));
+	pte_put(ref);
+	KUNIT_EXPECT_TRUE(test, try_to_free(t));
+	unlock_table(t);
+	pte_ref_flush(t->mm);
+	KUNIT_EXPECT_EQ(test, watched(&t->watch), 1);
+
+	ref = make_table(t, &w, &pgtable, true, true);
+	set_bit(PTE_REF_PERCPU, &ref->state);
+	pte_free(t->mm, pgtable);
+	pte_ref_flush(t->mm);
+	KUNIT_EXPECT_EQ(test, watched(&w), 0);
+	pte_put(ref);
+	pte_ref_flush(t->mm);
+	KUNIT_EXPECT_EQ(test, watched(&w), 1);
+	watch_stop(&w);
+}
+
 static void hides_zero_until_switched(struct kunit *test)
 {
 	struct table *t = test->priv;
@@ -814,6 +865,7 @@ static struct kunit_case pte_ref_percpu_cases[] = {
 	KUNIT_CASE(destroyed_during_switch),
 	KUNIT_CASE(percpu_after_death),
 	KUNIT_CASE(percpu_after_emptied),
+	KUNIT_CASE(percpu_is_refused),
 	KUNIT_CASE(hides_zero_until_switched),
 	{}
 };

@@ -443,10 +443,15 @@ static void zap(char *start, size_t len)
 		madvise(start, len, MADV_DONTNEED);
 }
 
-/* Does the attacker free tables itself? */
+/* Does the attacker free tables itself, also those that nothing counts? */
+static bool frees_itself(const struct victim *v, const struct attacker *a)
+{
+	return a->bit == OWN && v->memory != DEVICE;
+}
+
 static bool frees_at_once(void)
 {
-	return attacker && attacker->bit == OWN && victim->memory != DEVICE;
+	return attacker && frees_itself(victim, attacker);
 }
 
 /* Where the attacker covers tables we do not, so that what is freed at once is its doing. */
@@ -2294,14 +2299,16 @@ static unsigned long read_tables(void)
 /*
  * Before the victim works, whose own zaps leave empty tables as well: a table that a
  * page of the attacker's keeps is freed when the attacker takes that away.  An attacker
- * that frees at once needs no such proof: nobody else does, see zap_vmas().
+ * that frees at once needs no such proof, nobody else does, see zap_vmas(); but where
+ * nothing is counted there is no other.
  */
 static int attacker_frees(void)
 {
 	long end = now_ms() + stuck_ms;
 	unsigned long kb;
+	int i;
 
-	if (!deferred_ms || spared_why || frees_at_once())
+	if (spared_why || (deferred_ms && frees_at_once()))
 		return 0;
 	if (attacker->bit == OWN) {
 		if ((victim->prepare && victim->prepare()) || victim->op())
@@ -2313,6 +2320,8 @@ static int attacker_frees(void)
 	}
 	kb = read_tables();
 	attacker->round(0, 0);
+	for (i = 1; !deferred_ms && i < 2 * nr_tables; i++)
+		attacker->round(0, i);
 	while (read_tables() >= kb && now_ms() < end) {
 		report->beat = now_ms();
 		usleep(1000);
@@ -2937,15 +2946,19 @@ struct pair {
 };
 
 static struct pair pairs[ARRAY_SIZE(victims) * ARRAY_SIZE(attackers)];
-static int nr_pairs;
+static int nr_pairs, nr_left_out;
 
 static bool chosen(const char *wanted, const char *name)
 {
 	return !wanted || !strcmp(wanted, name);
 }
 
-/* Without an attacker if the victim runs alone. */
-static void choose(const char *group, const char *wanted_victim, const char *wanted_attacker)
+/*
+ * Without an attacker if the victim runs alone.  Where nothing is counted only those
+ * that can free a table.
+ */
+static void choose(const char *group, const char *wanted_victim, const char *wanted_attacker,
+		   bool counted)
 {
 	const struct victim *v;
 	const struct attacker *a;
@@ -2958,9 +2971,14 @@ static void choose(const char *group, const char *wanted_victim, const char *wan
 				       v->name);
 		else if (nth_mode)
 			pairs[nr_pairs++] = (struct pair){ v, NULL };
-		for (a = attackers; !nth_mode && a < attackers + ARRAY_SIZE(attackers); a++)
-			if (v->attackers & a->bit && chosen(wanted_attacker, a->name))
+		for (a = attackers; !nth_mode && a < attackers + ARRAY_SIZE(attackers); a++) {
+			if (!(v->attackers & a->bit) || !chosen(wanted_attacker, a->name))
+				continue;
+			if (counted || frees_itself(v, a))
 				pairs[nr_pairs++] = (struct pair){ v, a };
+			else
+				nr_left_out++;
+		}
 	}
 }
 
@@ -3034,8 +3052,9 @@ int main(int argc, char **argv)
 	nth_mode = !seconds && !list;
 	if (no_refs && !nth_mode)
 		usage();
-	choose(group, wanted_victim, wanted_attacker);
-	if (!nr_pairs)
+	choose(group, wanted_victim, wanted_attacker,
+	       list || nth_mode || (freed_at_once() >= 0 && !turned_off()));
+	if (!nr_pairs && !nr_left_out)
 		usage();
 	for (i = 0; list && i < nr_pairs; i++)
 		printf("%s %s %s\n", pairs[i].victim->group, pairs[i].victim->name,
@@ -3054,6 +3073,11 @@ int main(int argc, char **argv)
 		       psize() >> 10, table_size() >> 20, huge_page_size() >> 20);
 	if (!nth_mode)
 		measure_machine();
+	if (nr_left_out)
+		ksft_print_msg("%d pairs are left out: their attackers can free no table here\n",
+			       nr_left_out);
+	if (!nr_pairs)
+		ksft_exit_skip("none is left\n");
 	for (i = 0; i < nr_pairs; i++) {
 		v = pairs[i].victim;
 		if (nth_mode && access(FAIL_PTE_TABLE, F_OK))
