@@ -2493,10 +2493,11 @@ TEST_F(data, fork_truncate)
 	     (now_ms() < end || !populated) && __test_passed(_metadata); loops++) {
 		/* EFAULT if the file is short at that time. */
 		q = page(a, p, loops % (PER_TABLE - 4));
-		if (madvise(q, 4 * a->step, MADV_POPULATE_WRITE))
-			EXPECT_EQ(errno, EFAULT);
-		else
+		if (!madvise(q, 4 * a->step, MADV_POPULATE_WRITE)) {
 			populated++;
+		} else {
+			EXPECT_EQ(errno, EFAULT);
+		}
 		pid = fork();
 		if (pid < 0) {
 			TH_LOG("loop %ld: fork: %s", loops, strerror(errno));
