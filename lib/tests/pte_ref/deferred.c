@@ -6,7 +6,10 @@
 #include <linux/completion.h>
 #include <linux/delay.h>
 #include <linux/mman.h>
+#include <linux/rmap.h>
 #include <linux/workqueue.h>
+#include <trace/events/huge_memory.h>
+#include <trace/events/kmem.h>
 
 #include "fixture.h"
 
@@ -198,6 +201,83 @@ static void moved_table_is_noted(struct kunit *test)
 	KUNIT_EXPECT_FALSE(test, is_linked(t));
 }
 
+#ifdef COLLAPSES
+struct failed_collapse {
+	struct task_struct	*task;
+	struct table		*t;
+	struct page		*page;
+	bool			used;
+	bool			emptied;
+};
+
+/* The range was scanned.  With another user of its page the collapse will fail. */
+static void use_page(void *data, struct page *page, unsigned int order, gfp_t gfp,
+		     int migratetype)
+{
+	struct failed_collapse *c = data;
+
+	if (c->task != current || c->used || !page || order != HPAGE_PMD_ORDER)
+		return;
+	get_page(c->page);
+	c->used = true;
+}
+
+/*
+ * It has failed, the table is still unlinked, and locked.  As if a zap had emptied it
+ * before, and the deferred work had looked at the note meanwhile.
+ */
+static void empty_table(void *data, struct folio *folio, int none_or_zero,
+			int referenced, int status, unsigned int order)
+{
+	struct failed_collapse *c = data;
+	struct table *t = c->t;
+
+	if (c->task != current || !c->used || c->emptied)
+		return;
+	ptep_clear(t->mm, t->addr, ptdesc_address(t->ptdesc));
+	folio_remove_rmap_pte(page_folio(c->page), c->page, t->vma);
+	dec_mm_counter(t->mm, MM_ANONPAGES);
+	take_marks(t);
+	c->emptied = true;
+}
+
+/* A collapse that fails links the table again, and has it looked at. */
+static void linked_again_by_a_collapse(struct kunit *test)
+{
+	struct table *t = test->priv, other;
+	struct failed_collapse c = { .task = current, .t = &other };
+	int i;
+
+	map_beside(t, &other);
+	touch(t, other.addr, 1);
+	lock_table(t);
+	link_bare_table(&other);
+	other.vma = vma_lookup(t->mm, other.addr);
+	unlock_table(t);
+	/* Its page is there as long as nobody zaps it. */
+	KUNIT_ASSERT_EQ(test, get_user_pages_fast(other.addr, 1, FOLL_WRITE, &c.page), 1);
+	put_page(c.page);
+
+	KUNIT_EXPECT_EQ(test, register_trace_mm_page_alloc(use_page, &c), 0);
+	KUNIT_EXPECT_EQ(test, register_trace_mm_collapse_huge_page_isolate(empty_table, &c), 0);
+	/* Memory may be fragmented, and pages in use for a moment. */
+	for (i = 0; i < 100 && !c.used; i++) {
+		KUNIT_EXPECT_NE(test, do_madvise(t->mm, other.addr, PMD_SIZE, MADV_COLLAPSE), 0);
+		usleep_range(1000, 2000);
+	}
+	unregister_trace_mm_page_alloc(use_page, &c);
+	unregister_trace_mm_collapse_huge_page_isolate(empty_table, &c);
+	tracepoint_synchronize_unregister();
+	KUNIT_EXPECT_TRUE(test, c.emptied);
+	if (c.used)
+		put_page(c.page);
+	if (c.emptied)
+		put_page(c.page);
+	pte_ref_flush(t->mm);
+	KUNIT_EXPECT_FALSE(test, is_linked(&other));
+}
+#endif
+
 /* Where no VMA is attached free_pgtables() may be at work, without a lock. */
 static void kept_without_a_vma(struct kunit *test)
 {
@@ -388,6 +468,9 @@ static struct kunit_case pte_ref_deferred_cases[] = {
 	KUNIT_CASE(zap_of_a_driver_notes),
 	KUNIT_CASE(note_frees_what_is_empty),
 	KUNIT_CASE(moved_table_is_noted),
+#ifdef COLLAPSES
+	KUNIT_CASE(linked_again_by_a_collapse),
+#endif
 	KUNIT_CASE(kept_without_a_vma),
 	KUNIT_CASE(work_of_several_tables),
 	KUNIT_CASE(exit_ends_the_work),

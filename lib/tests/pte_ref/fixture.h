@@ -21,6 +21,11 @@
  */
 #define NR_PAGES	512U
 
+/* Larger huge pages may not be had. */
+#if defined(CONFIG_TRANSPARENT_HUGEPAGE) && PMD_SHIFT <= 25
+#define COLLAPSES
+#endif
+
 /**
  * struct ref_watch - is a ref freed, and how often?
  * @obj: the ref, or NULL when its memory was allocated again

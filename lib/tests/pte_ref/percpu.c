@@ -617,9 +617,7 @@ static void refilled_during_switch(struct kunit *test)
 	KUNIT_EXPECT_LT(test, i, 50);
 }
 
-/* Larger huge pages may not be had. */
-#if defined(CONFIG_TRANSPARENT_HUGEPAGE) && PMD_SHIFT <= 25
-#define COLLAPSES
+#ifdef COLLAPSES
 
 struct collapse {
 	struct task_struct	*task;

@@ -2220,13 +2220,18 @@ static void *attacker_thread(void *arg)
 
 /* The process of a case */
 
+static int undo(void)
+{
+	return (victim->undo ?: undo_zap)();
+}
+
 static int one_round(void)
 {
 	report->beat = now_ms();
 	if ((victim->prepare && victim->prepare()) || victim->op() ||
 	    (victim->check && victim->check()))
 		return -1;
-	return (victim->undo ?: undo_zap)();
+	return undo();
 }
 
 /* Rounds per second, with a rest of so many ms after each. */
@@ -2296,20 +2301,54 @@ static unsigned long read_tables(void)
 	return line ? strtoul(line + strlen("VmPTE:"), NULL, 10) : 0;
 }
 
+static bool attack_tables(void)
+{
+	unsigned long kb = read_tables();
+	int i;
+
+	for (i = 0; i < 2 * nr_tables; i++)
+		attacker->round(0, i);
+	return read_tables() < kb;
+}
+
+/*
+ * Where nothing is counted: the attacker frees a table that the victim has made, or, as
+ * a marker keeps its table and a huge page has none, one that a read has made.
+ */
+static int zap_frees(void)
+{
+	bool freed;
+
+	if ((victim->prepare && victim->prepare()) || victim->op())
+		return -1;
+	freed = attack_tables();
+	if (undo())
+		return -1;
+	if (freed)
+		return 0;
+	/* Of what a huge page is for, each second round begins with a table. */
+	report->rounds = 1;
+	if (victim->flags & FILLED && victim->prepare && victim->prepare())
+		return -1;
+	FORCE_READ(*p);
+	report->rounds = 0;
+	return attack_tables() ? 0 : bad("the attacker alone frees no table");
+}
+
 /*
  * Before the victim works, whose own zaps leave empty tables as well: a table that a
  * page of the attacker's keeps is freed when the attacker takes that away.  An attacker
- * that frees at once needs no such proof, nobody else does, see zap_vmas(); but where
- * nothing is counted there is no other.
+ * that frees at once needs no such proof: nobody else does, see zap_vmas().
  */
 static int attacker_frees(void)
 {
 	long end = now_ms() + stuck_ms;
 	unsigned long kb;
-	int i;
 
-	if (spared_why || (deferred_ms && frees_at_once()))
+	if (spared_why)
 		return 0;
+	if (frees_at_once())
+		return deferred_ms ? 0 : zap_frees();
 	if (attacker->bit == OWN) {
 		if ((victim->prepare && victim->prepare()) || victim->op())
 			return -1;
@@ -2320,15 +2359,13 @@ static int attacker_frees(void)
 	}
 	kb = read_tables();
 	attacker->round(0, 0);
-	for (i = 1; !deferred_ms && i < 2 * nr_tables; i++)
-		attacker->round(0, i);
 	while (read_tables() >= kb && now_ms() < end) {
 		report->beat = now_ms();
 		usleep(1000);
 	}
 	if (read_tables() >= kb)
 		return bad("the attacker alone frees no table");
-	return attacker->bit == OWN ? (victim->undo ?: undo_zap)() : 0;
+	return attacker->bit == OWN ? undo() : 0;
 }
 
 static void pair_case(long ms)
@@ -2527,7 +2564,7 @@ static int all_points(int fd, enum where where, int state)
 		if (left < 0 || set_fail_nth(fd, 0))
 			return -1;
 		freed = freed_at_once() - freed;
-		if ((victim->check && victim->check()) || (victim->undo ?: undo_zap)())
+		if ((victim->check && victim->check()) || undo())
 			return -1;
 		report->rounds++;
 		if (!left) {
