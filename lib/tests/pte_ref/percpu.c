@@ -509,7 +509,8 @@ static void dies_with_its_mm_during_switch(struct kunit *test)
 
 /*
  * munmap() takes the table right after its switch was started.  True if it was pending
- * then; where a holder keeps the ref, if it is pending still.
+ * then; where a holder keeps the ref, if it is pending still.  The table is destroyed a
+ * grace period later; destroyed_during_switch() does not wait for that.
  */
 static bool unmap_during_switch(struct table *t, bool look, bool held)
 {
