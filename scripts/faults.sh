@@ -3,8 +3,8 @@
 # Runs stressors of stress-ng that fork, fault, zap, move and split, and exec, with allocations
 # that fail now and then (failslab, fail_page_alloc; percpu memory is made of both where its
 # allocation may wait), on stock and on pte_ref, for TIME seconds each (10). What is allocated
-# without waiting, by kworkers or for percpu counters, KUnit refuses. Whatever a stressor makes of ENOMEM,
-# the kernel must not complain, and in the end page tables and refs must be gone.
+# without waiting, by kworkers or for percpu counters, KUnit refuses. Whatever a stressor makes
+# of ENOMEM, the kernel must not complain, and in the end page tables and refs must be gone.
 # Arguments choose: stock, pte_ref. The kernels are those of scripts/mm-tests.sh.
 set -euo pipefail
 options='TIME'
