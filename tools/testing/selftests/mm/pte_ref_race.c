@@ -2185,15 +2185,15 @@ static void find_cpus(void)
 		cpu[1] = cpu[0];
 }
 
+/* Doubles the pauses so many times, for a victim that they leave no time for its work. */
+static unsigned int longer_pauses;
+
 /*
  * Two kinds of attack take turns.  At full speed on the other CPU, which shows that
  * the victim gets on.  And with pauses on the victim's own CPU, with priority: that
  * stops the victim wherever it can be preempted, so between any two of its steps,
  * and finds what it has done so far.
  */
-/* Doubles the pauses so many times, for a victim that they leave no time for its work. */
-static unsigned int longer_pauses;
-
 static void *attacker_thread(void *arg)
 {
 	unsigned int seed = (long)arg + 1, pause = 0;
@@ -2328,7 +2328,7 @@ static int zap_frees(void)
 		return 0;
 	/* Of what a huge page is for, each second round begins with a table. */
 	report->rounds = 1;
-	if (victim->flags & FILLED && victim->prepare && victim->prepare())
+	if (victim->prepare && victim->prepare != op_writeprotect && victim->prepare())
 		return -1;
 	FORCE_READ(*p);
 	report->rounds = 0;
