@@ -158,7 +158,7 @@ all_fresh
 step mutants "none yet: all must pass"
 rm -f "$dir/log"/*
 start=$SECONDS
-kunit none "${TEST:-pte_ref_*}" || die "tests fail as it is, see $dir/log/none"
+kunit none "${TEST:-p*_ref*}" || die "tests fail as it is, see $dir/log/none"
 rm "$(mutated)"
 step_done
 # A case that there is not fails as well.

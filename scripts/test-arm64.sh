@@ -5,11 +5,11 @@
 # Arguments choose.
 set -euo pipefail
 options='TIMEOUT'
-words='[4k|16k|64k|two-levels|no-range-tlbi|mte|efi]...'
+words='[4k|16k|64k|two-levels|no-range-tlbi|mte|efi|kasan]...'
+export ARCH=arm64 KERNEL=pte_ref DEBUG=1 TIME=''
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
-export ARCH=arm64 KERNEL=pte_ref DEBUG=1 TIME=''
 failed=0
 
 # one NAME COMMAND...: its line; what the command says is kept.
@@ -52,6 +52,10 @@ for name; do
 	no-range-tlbi) CPU=cortex-a57 one no-range-tlbi all ;;
 	mte) MTE=1 QEMU_OPTS="-M virt,mte=on" one mte all ;;
 	efi) one efi efi ;;
+	kasan)
+		DEBUG=kasan IMAGE=$(kernel_image pte_ref kasan) WAIT=60 TIMEOUT=$(patience 4000) \
+			one kasan all
+		;;
 	*) die "$name is none of: $words" ;;
 	esac
 done
