@@ -90,6 +90,17 @@ static inline long read_number(const char *name, long without)
 	return end == buf ? without : ret;
 }
 
+/* Does the command line of the kernel have pte_ref=off? */
+static inline bool turned_off(void)
+{
+	char *value = strstr(slurp("/proc/cmdline") ?: "", "pte_ref=");
+
+	if (!value)
+		return false;
+	value += strlen("pte_ref=");
+	return (*value && strchr("dDnNfF0", *value)) || !strncasecmp(value, "of", 2);
+}
+
 static inline bool swap_is_on(void)
 {
 	return read_field("/proc/meminfo", "SwapFree") > 0;

@@ -2762,23 +2762,6 @@ static long measure_deferred(char *page)
 	return best ?: 1;
 }
 
-static bool turned_off(void)
-{
-	char line[4096] = "", *value;
-	int fd = open("/proc/cmdline", O_RDONLY | O_CLOEXEC);
-
-	if (fd < 0)
-		return false;
-	if (read(fd, line, sizeof(line) - 1) < 0)
-		line[0] = 0;
-	close(fd);
-	value = strstr(line, "pte_ref=");
-	if (!value)
-		return false;
-	value += strlen("pte_ref=");
-	return (*value && strchr("dDnNfF0", *value)) || !strncasecmp(value, "of", 2);
-}
-
 /* Where nothing is counted CONFIG_PT_RECLAIM must free them, or no pair tests anything. */
 static void check_reclaim(char *start)
 {
