@@ -62,8 +62,8 @@ leaks()
 {
 	local prog=$build/selftest/$arch/pte_ref leak=/sys/kernel/debug/kmemleak
 	"$top/scripts/selftest-build.sh" pte_ref_load &&
-		NAME=leaks TIMEOUT=$(patience 4000) RUN="cd /tmp; '$prog' >/dev/null || exit 2
-		'${prog}_race' -w $(patience "$WAIT") >/dev/null || exit 2
+		NAME=leaks TIMEOUT=$(patience 4000) RUN="cd /tmp; '$prog' || exit 2
+		'${prog}_race' -w $(patience "$WAIT") || exit 2
 		'$top/scripts/load-guest.sh' 0 '' 1 '${prog}_load' -t 30 >load
 		grep '^not ok' load; grep -q '^# load, seed 1: status 0' load || exit 2
 		for _ in 1 2 3; do sleep 6; echo scan >$leak || exit 1; done
@@ -119,13 +119,13 @@ check_kasan()
 	# With five levels KASAN reports an interrupt in identify_cpu(), which has cleared
 	# X86_FEATURE_LA57 for a moment, and turns lockdep off.
 	APPEND+=' no5lvl'
+	part leaks leaks
 	kunit
 	kselftest
 	points
 	no_refs
 	pairs
 	load
-	part leaks leaks
 }
 
 # Each plain access of our functions counts, and none of stock's, which has many. In a guest
