@@ -622,9 +622,23 @@ static void pte_ref_unlock_vma(struct mm_struct *mm, struct vm_area_struct *vma)
 }
 
 /*
+ * Does the entry of the PUD table lead to this PMD table still?  Its A bit may
+ * have changed.
+ */
+static bool pte_ref_leads_to(pud_t *pud, unsigned long addr, pmd_t *pmd)
+{
+	pud_t pudval = pudp_get(pud);
+
+	return pte_ref_pud_ok(pudval) &&
+	       !(((unsigned long)pte_ref_pmd_offset(pud, &pudval, addr) ^
+		  (unsigned long)pmd) & PAGE_MASK);
+}
+
+/*
  * Find the next range with tables that were noted, from *@startp on, in the
- * range of one PUD table, and take its notes.  It lies in one PMD table.
- * Without one *@startp gets where to go on.
+ * range of one PUD table, and take its notes.  It lies in one PMD table, and is
+ * not longer than the largest batch and a group.  Without one *@startp gets
+ * where to go on.
  */
 static bool pte_ref_next(struct mm_struct *mm, unsigned long *startp,
 			 unsigned long *endp)
@@ -662,15 +676,32 @@ static bool pte_ref_next(struct mm_struct *mm, unsigned long *startp,
 		for (; addr < next; pmd += PTE_NOTES_GROUP) {
 			unsigned long start = addr;
 
+			/* Between two, our caller looks at the clock. */
+			if (found && start - *startp >= PTE_REF_BATCH_SIZE)
+				break;
 			addr = min(next, ALIGN(addr + 1, PTE_NOTES_GROUP * PMD_SIZE));
-			if (pte_notes_take(pmd)) {
-				if (!found)
-					*startp = start;
-				*endp = addr;
-				found = true;
-			} else if (found) {
+			if (!pte_notes_take(pmd)) {
+				if (found)
+					break;
+				continue;
+			}
+			/*
+			 * mremap() moves a PMD table as a whole, with its marks,
+			 * and notes for the new address what is empty.  We may
+			 * have taken that mark for the old address.  It clears
+			 * the entry before it sets marks, we read it after we
+			 * took one, with full barriers in between: either we see
+			 * that, or its mark comes after.  The mark in the PUD
+			 * table and MM_PTE_REF_NOTED are still to be seen.
+			 */
+			if (unlikely(!pte_ref_leads_to(pud, start, pmd))) {
+				pte_notes_set(pmd);
 				break;
 			}
+			if (!found)
+				*startp = start;
+			*endp = addr;
+			found = true;
 		}
 	}
 	if (!found)

@@ -217,6 +217,10 @@ row()
 	mv "$table.tmp" "$table"
 }
 
+# What would make another check of one than its row says. ARCH is the user's.
+unset ATTACK BUILT CONFIG CPU CPUS DEBUG EXTRA_CONFIG FILTER FRAGMENTS GROUP HMM IMAGE KCSAN_OF KERNEL \
+	KUNIT_CONFIG MAY_SKIP MEM MTE NO_REFS NO_THP OFF OUT PAGES PATCH QEMU_OPTS QUICK RUN RWDIR SEED \
+	SRC STOCK STRESS STRESS_TIME TEST TREE WITHOUT
 mkdir -p "$build/log"
 [ -f "$build/src/stock.stamp" ] || die "no source: run make source"
 [ $# -gt 0 ] || set -- production turned-off nosplit rt kasan kcsan configs fixes mutants lint arm64 cloud series mm harm load faults older

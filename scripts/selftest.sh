@@ -20,7 +20,14 @@ skipped=" data.no_growth data.passing_zero "
 # What the machine of a guest has or not; MTE=1 says that it has tags for memory, NO_THP=1
 # that the kernel has no huge pages.
 case $arch in
-x86_64) lacks=" data.cont_hugetlb data.cont_hugetlb_moved reclaim.high_address " ;;
+x86_64)
+	lacks=" data.cont_hugetlb data.cont_hugetlb_moved "
+	# QEMU has five levels of page tables, the CPU of a KVM guest may not.
+	if [[ " ${APPEND:-} " == *" no5lvl "* ]] ||
+		{ [ -w /dev/kvm ] && ! grep -qw la57 /proc/cpuinfo; }; then
+		lacks+=" reclaim.high_address "
+	fi
+	;;
 arm64) lacks=" data.mte " ;;
 esac
 [ -z "${MTE:-}" ] || lacks=
@@ -31,7 +38,7 @@ fi
 # A huge page of 512 MiB is none of a file.
 [[ $pages != 64k* ]] || lacks+=" data.thp_shmem "
 # Two levels of tables have no PMD table, and 42 bits of address; older CPUs have 48.
-[ "$pages" != 64k-va42 ] || lacks+=" reclaim.mremap_pmd_table reclaim.high_address "
+[ "$pages" != 64k-va42 ] || lacks+=" reclaim.mremap_pmd_table reclaim.mremap_pmd_table_noted reclaim.high_address "
 [ -z "${CPU:-}" ] || lacks+=" reclaim.high_address "
 
 need losetup mkswap swapon

@@ -561,17 +561,20 @@ static long tables_freed(void)
 
 /*
  * Zap what is the last page of its table.  Had it percpu counters?  Also true if nobody
- * can tell: the kernel does not free it, or there is one CPU.
+ * can tell: the kernel does not count, or there is one CPU.  @us gets how long the zap took.
  */
-static bool was_percpu(struct area *a, char *p)
+static bool was_percpu(struct area *a, char *p, long *us)
 {
-	long nr = tables(a), before = switches(), end = now_ms() + soon_ms;
+	long nr = tables(a), before = switches(), end = now_ms() + soon_ms, start = now_us();
 
 	if (madvise(p, psize(), MADV_DONTNEED))
 		return false;
+	*us = now_us() - start;
+	if (a->cpu[0] == a->cpu[1] || before < 0 || turned_off())
+		return true;
 	while (tables(a) == nr && now_ms() < end)
 		usleep(1000);
-	return a->cpu[0] == a->cpu[1] || tables(a) == nr || switches() > before;
+	return switches() > before;
 }
 
 /*
@@ -731,7 +734,7 @@ static void expect_freed_meanwhile(struct __test_metadata *_metadata, struct wor
 {
 	long end = now_ms() + 5 * soon_ms;
 
-	if (before <= 0)
+	if (before < 0 || turned_off())
 		return;
 	/* They may have had pages all the time: from now on they rest. */
 	for (int i = 0; i < nr && tables_freed() == before; i++)
@@ -1198,6 +1201,31 @@ TEST_F(reclaim, mremap_pmd_table)
 	expect_freed_soon(_metadata, a, 1);
 }
 
+/* The deferred work looks for the tables at the old address, and at the new one. */
+TEST_F(reclaim, mremap_pmd_table_noted)
+{
+	struct area *a = &self->a;
+	char *p = map_anon(a->pud + a->pud_size, a->pud_size);
+	char *to = a->pud + 2 * a->pud_size;
+
+	if (!a->has_pmd)
+		SKIP(return, "no PMD tables");
+	ASSERT_NE(p, MAP_FAILED);
+	for (int i = 0; i < 64; i++) {
+		char *from = p;
+
+		for (int j = 0; j < 8; j++) {
+			p[j * a->table_size] = 1;
+			ASSERT_EQ(madvise(p + j * a->table_size, psize(), MADV_DONTNEED), 0);
+		}
+		usleep(i * 250);
+		p = mremap(from, a->pud_size, a->pud_size, MREMAP_MAYMOVE | MREMAP_FIXED, to);
+		ASSERT_EQ(p, to);
+		to = from;
+		expect_freed_soon(_metadata, a, 1);
+	}
+}
+
 TEST_F(reclaim, uffd_move)
 {
 	struct area *a = &self->a;
@@ -1224,6 +1252,35 @@ TEST_F(reclaim, uffd_move)
 	expect_freed_soon(_metadata, a, 1);
 	for (int i = 0; i < 16; i++)
 		ASSERT_EQ(to[i * psize()], i + 1);
+	close(fd);
+}
+
+/* Where nothing is to move, tables are made, and freed while it goes on. */
+TEST_F(reclaim, uffd_move_hole)
+{
+	struct area *a = &self->a;
+	size_t len = 4 * a->table_size;
+	char *p = map_anon(table(a, 0), len);
+	/* In another PMD table, as it is noted for 16 tables of one at a time. */
+	char *to = map_anon(a->has_pmd ? a->pud + a->pud_size : table(a, 4), len);
+	struct uffdio_move move = {
+		.dst = (unsigned long)to,
+		.src = (unsigned long)p,
+		.len = len,
+		.mode = UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES,
+	};
+	int fd = new_uffd(UFFD_FEATURE_MOVE);
+
+	if (fd < 0)
+		SKIP(return, "no UFFDIO_MOVE: %s", strerror(errno));
+	ASSERT_NE(p, MAP_FAILED);
+	ASSERT_NE(to, MAP_FAILED);
+	ASSERT_EQ(uffd_register(fd, to, len, true, false, false), 0);
+	for (int i = 0; i < 8; i++) {
+		ASSERT_EQ(ioctl(fd, UFFDIO_MOVE, &move), 0);
+		ASSERT_EQ(move.move, (long)len);
+	}
+	expect_freed_soon(_metadata, a, a->has_pmd);
 	close(fd);
 }
 
@@ -1819,7 +1876,7 @@ TEST_F(data, mprotect)
 	struct area *a = &self->a;
 	char *p = map_anon(table(a, 0), 2 * a->table_size);
 	char *q = p + a->table_size;
-	long end;
+	long end, us;
 
 	ASSERT_NE(p, MAP_FAILED);
 	/* If there are two CPUs, the second table gets percpu counters. */
@@ -1835,7 +1892,7 @@ TEST_F(data, mprotect)
 		ASSERT_EQ(bad_pages(a, q, a->step), 0);
 	}
 	ASSERT_EQ(tables(a), 2);
-	ASSERT_TRUE(was_percpu(a, q));
+	ASSERT_TRUE(was_percpu(a, q, &us));
 }
 
 TEST_F(data, guard)
@@ -2361,7 +2418,7 @@ TEST_F(data, exit)
 {
 	struct area *a = &self->a;
 	char *p = table(a, 0);
-	long switched = switches(), freed = tables_freed();
+	long switched = switches();
 	pid_t pid;
 
 	for (int i = 0; i < 64; i++) {
@@ -2383,7 +2440,8 @@ TEST_F(data, exit)
 		}
 		ASSERT_EQ(wait_child(pid), 0);
 	}
-	if (tables_freed() > freed && a->cpu[0] != a->cpu[1])
+	/* Also of a table that has its entries to the end. */
+	if (switched >= 0 && !turned_off() && a->cpu[0] != a->cpu[1])
 		ASSERT_GT(switches(), switched);
 }
 
@@ -2737,7 +2795,8 @@ TEST_F(data, latency)
 	static long us[2000], switch_us[16];
 	struct area *a = &self->a;
 	char *p = map_anon(table(a, 0), 17 * a->table_size);
-	long start, end, grace = grace_period_us(a), before;
+	long start, grace = grace_period_us(a);
+	int nr = 0;
 
 	ASSERT_NE(p, MAP_FAILED);
 	for (int i = 0; i < 2000; i++) {
@@ -2750,19 +2809,18 @@ TEST_F(data, latency)
 	TH_LOG("madvise() that empties a table: median %ld us, 99 %% %ld us, most %ld us",
 	       us[1000], us[1980], us[1999]);
 
-	before = switches();
-	for (int i = 0; i < 16; i++) {
-		char *q = p + i * a->table_size;
+	/* One that is slow and busy does not always get so far that they have such counters. */
+	for (int i = 0; i < 32 && nr < 16; i++) {
+		char *q = p + i % 16 * a->table_size;
 
 		*page(a, q, 1) = 1;
 		use_on_two_cpus(a, q);
-		start = now_us();
-		ASSERT_EQ(madvise(page(a, q, 1), psize(), MADV_DONTNEED), 0);
-		switch_us[i] = now_us() - start;
+		nr += was_percpu(a, page(a, q, 1), &switch_us[nr]);
 	}
-	qsort(switch_us, 16, sizeof(switch_us[0]), compare_long);
-	TH_LOG("the same, with percpu counters: median %ld us, most %ld us",
-	       switch_us[8], switch_us[15]);
+	ASSERT_GE(nr, 3);
+	qsort(switch_us, nr, sizeof(switch_us[0]), compare_long);
+	TH_LOG("the same, with percpu counters: median of %d: %ld us, most %ld us",
+	       nr, switch_us[nr / 2], switch_us[nr - 1]);
 
 	/* Generous: the machine may be slow and busy. */
 	ASSERT_LT(us[1999], 1000 * soon_ms);
@@ -2770,12 +2828,7 @@ TEST_F(data, latency)
 		SKIP(return, "no membarrier(), one CPU, or expedited grace periods: %ld us", grace);
 	TH_LOG("a grace period: %ld us", grace);
 	ASSERT_LT(us[1000], grace / 2);
-	ASSERT_LT(switch_us[8], grace / 2);
-	/* The median is of one that had them, if the kernel frees tables as these. */
-	for (end = now_ms() + soon_ms; tables(a) && now_ms() < end;)
-		usleep(1000);
-	if (!tables(a))
-		ASSERT_GT(switches() - before, (long)ARRAY_SIZE(switch_us) / 2);
+	ASSERT_LT(switch_us[nr / 2], grace / 2);
 }
 
 /* Refs in use, if the slab may be asked to let go of the others; -1 if nobody tells. */
