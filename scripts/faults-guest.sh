@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # faults-guest.sh KERNEL SECONDS STRESSOR...: what scripts/faults.sh runs in the guest. Fails
 # if one of the stressors, or one of the operations below, did nothing, or met no allocation
-# that failed, or if page tables, refs or notes are left.
+# that failed, or read what it had not written, or if page tables, refs or notes are left.
 set -euo pipefail
 kernel=$1
 seconds=$2
@@ -16,7 +16,7 @@ times=1000000
 cp "$(command -v busybox)" "$(command -v stress-ng)" .
 ldd stress-ng | sed -nE 's,.*(=>|^)[[:space:]]*(/[^ ]*) .*,\2,p' | xargs cp -Lt .
 stress=("$dir/ld-linux-x86-64.so.2" --library-path "$dir" "$dir/stress-ng" --metrics-brief
-	--seed 1 --oomable --timeout "$seconds" --vm-bytes 64M --temp-path "$dir")
+	--seed 1 --oomable --verify --timeout "$seconds" --vm-bytes 64M --temp-path "$dir")
 
 # marked COMMAND...: allocations of it may fail, and of what it starts, but for so many
 # bytes and pages, with which it starts.
@@ -82,6 +82,23 @@ for c in $counters; do
 	was[$c]=$(counter "$c")
 done
 
+# The most refs that there were at a time, in a file.
+most_refs()
+{
+	local nr most=0
+	while sleep 0.2; do
+		nr=$(sed 's/ .*//' /sys/kernel/slab/pte_ref/objects)
+		[ "$nr" -gt "$most" ] || continue
+		most=$nr
+		echo "$most" >most
+	done
+}
+echo 0 >most
+if [ "$kernel" = pte_ref ]; then
+	most_refs &
+	sampler=$!
+fi
+
 # All that they get would be all of the guest's memory.
 ulimit -v 1000000
 bytes=2000000 pages=3000 wrong=()
@@ -92,14 +109,22 @@ done
 for s; do
 	for _ in 1 2 3 4 5; do
 		before=$(refused)
-		said=$( (marked "${stress[@]}" "--$s" 2) 2>&1) || true
+		status=0
+		said=$( (marked "${stress[@]}" "--$s" 2) 2>&1) || status=$?
 		ops=$(sed -nE "s/.*metrc: .* $s +([0-9]+) .*/\1/p" <<<"$said")
 		before=$(($(refused) - before))
-		echo "$s: ${ops:-0} operations, $before allocations refused"
+		echo "$s: ${ops:-0} operations, $before allocations refused, status $status"
+		# What it read is not what it wrote.
+		! grep -E ' fail: .*(verif|mismatch|corrupt|incorrect|not match)' <<<"$said" || wrong+=("$s")
 		[ "${ops:-0}" -eq 0 ] || [ $before -eq 0 ] || continue 2
 	done
 	wrong+=("$s")
 done
+if [ "$kernel" = pte_ref ]; then
+	kill "$sampler"
+	echo "refs: $(cat most) at most"
+	[ "$(cat most)" -gt "$refs" ] || wrong+=(refs)
+fi
 failed=0 bytes=0 pages=0
 for ((i = 0; i < 50 * seconds; i++)); do
 	(marked "$dir/busybox" true) || failed=$((failed + 1))

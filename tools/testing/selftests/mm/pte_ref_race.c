@@ -93,7 +93,7 @@ static long stuck_ms = 10000;
 #define NEIGHBOUR_PAGES	8
 #define MAX_ATTACKERS	2
 /* For each attack so many pages could be touched and zapped, at most. */
-#define ATTACKS_SHARE	500
+#define ATTACKS_SHARE	100
 /* For each table that is freed so many could be, one after the other, at most. */
 #define FREED_SHARE	100
 /* A pair runs for so long, at least, and so many times longer if that is not reached. */
