@@ -637,8 +637,7 @@ static bool pte_ref_leads_to(pud_t *pud, unsigned long addr, pmd_t *pmd)
 /*
  * Find the next range with tables that were noted, from *@startp on, in the
  * range of one PUD table, and take its notes.  It lies in one PMD table, and is
- * not longer than the largest batch and a group.  Without one *@startp gets
- * where to go on.
+ * less than a batch and a group long.  Without one *@startp gets where to go on.
  */
 static bool pte_ref_next(struct mm_struct *mm, unsigned long *startp,
 			 unsigned long *endp)
@@ -691,8 +690,10 @@ static bool pte_ref_next(struct mm_struct *mm, unsigned long *startp,
 			 * have taken that mark for the old address.  It clears
 			 * the entry before it sets marks, we read it after we
 			 * took one, with full barriers in between: either we see
-			 * that, or its mark comes after.  The mark in the PUD
-			 * table and MM_PTE_REF_NOTED are still to be seen.
+			 * that, or its mark comes after.  MM_PTE_REF_NOTED and
+			 * the mark in the PUD table are still to be seen, since
+			 * we took those before the entry, which led here then.
+			 * RCU keeps the PMD table.
 			 */
 			if (unlikely(!pte_ref_leads_to(pud, start, pmd))) {
 				pte_notes_set(pmd);
