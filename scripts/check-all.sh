@@ -189,7 +189,8 @@ check_older()
 {
 	local v
 	for v in "${supported[@]:1}"; do
-		VERSION=$v "$top/scripts/test.sh" source kernel_debug kunit_x86 selftest race off
+		VERSION=$v "$top/scripts/test.sh" source kernel_debug kunit_x86 selftest race \
+			race_pairs off
 	done
 }
 
