@@ -85,7 +85,7 @@ static long stuck_ms = 10000;
 #define MAX_POINTS	20000
 /* More refs are never asked for. */
 #define MAX_REFUSED	"1000000"
-/* How often they are gone through at most, if no table is freed at any. */
+/* How often they are gone through, and for stuck_ms, if no table is freed at any. */
 #define NTH_TRIES	10
 /* Pages of a victim. */
 #define MAX_PAGES	128
@@ -2622,9 +2622,11 @@ static bool must_free(enum where where, int state)
  */
 static int points_of_state(int fd, enum where where, int state)
 {
+	long end = now_ms() + stuck_ms;
 	int i;
 
-	for (i = 0; i < NTH_TRIES; i++) {
+	/* On a slow machine the deferred work often comes first. */
+	for (i = 0; i < NTH_TRIES || now_ms() < end; i++) {
 		if (all_points(fd, where, state))
 			return -1;
 		if (report->hits[where][state] || !must_free(where, state))
