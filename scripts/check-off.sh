@@ -84,18 +84,11 @@ data()
 		print $2 "\t\t" $3 }'
 }
 
-# calls OBJECT FILE-OF-NAMES: what each of these functions of it calls in other objects, and
-# how often.
+# calls OBJECT FILE-OF-NAMES: what these functions of it call in other objects.
 calls()
 {
-	functions "$1" | awk -F'\t' -v others=" $(nm -u "$1" | awk '{ print $NF }' | xargs) " '
-		NR == FNR { wanted[$1]; next }
-		$1 in wanted {
-			n = split($2, call, " ")
-			for (i = 1; i <= n; i++)
-				if (index(others, " " call[i] " "))
-					print $1 ":" call[i]
-		}' "$2" - | sort
+	functions "$1" | awk -F'\t' 'NR == FNR { wanted[$1]; next } $1 in wanted { print $2 }' "$2" - |
+		tr ' ' '\n' | sort -u | comm -12 - <(nm -u "$1" | awk '{ print $NF }' | sort -u)
 }
 
 # compare BEFORE OFF: function by function
