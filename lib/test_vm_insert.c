@@ -272,12 +272,12 @@ static long test_vm_insert_locked(struct mm_struct *mm, unsigned int nr,
 
 	vma = vma_lookup(mm, cmd->addr);
 	ours = vma && vma->vm_ops == &test_vm_insert_ops;
-	if (!vma || ours == other ||
+	if (!vma || (ours == other && nr != TEST_VM_INSERT_TABLE) ||
 	    !range_in_vma(vma, cmd->addr, cmd->addr + len))
 		return -ENXIO;
 	kind = test_vm_insert_kind(vma);
 	mixed = kind == TEST_VM_INSERT_MIXED;
-	late = test_vm_insert_is_late(kind);
+	late = ours && test_vm_insert_is_late(kind);
 
 	switch (nr) {
 	case TEST_VM_INSERT_PAGE:
@@ -294,7 +294,7 @@ static long test_vm_insert_locked(struct mm_struct *mm, unsigned int nr,
 	case TEST_VM_INSERT_FAST:
 		return test_vm_insert_fast(cmd);
 	case TEST_VM_INSERT_TABLE:
-		return late ? test_vm_insert_table(vma, cmd) : -EINVAL;
+		return late || !ours ? test_vm_insert_table(vma, cmd) : -EINVAL;
 	default:
 		return -ENOTTY;
 	}

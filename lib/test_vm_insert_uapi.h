@@ -76,7 +76,7 @@ struct test_vm_insert_cmd {
 #define TEST_VM_INSERT_ZAP	_IOWR('V', 0x03, struct test_vm_insert_cmd)
 /* In other memory: one fixup_user_fault() for each page, done if it is there then */
 #define TEST_VM_INSERT_FIXUP	_IOWR('V', 0x04, struct test_vm_insert_cmd)
-/* In a mapping of a _LATE kind in which nothing is: makes its PTE table */
+/* In a mapping of a _LATE kind, or other memory, in which nothing is: makes its PTE table */
 #define TEST_VM_INSERT_TABLE	_IOWR('V', 0x05, struct test_vm_insert_cmd)
 /* In other memory: get_user_pages_fast_only(), done are the pages that it finds */
 #define TEST_VM_INSERT_FAST	_IOWR('V', 0x06, struct test_vm_insert_cmd)
