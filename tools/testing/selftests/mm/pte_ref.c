@@ -1277,7 +1277,7 @@ TEST_F(reclaim, uffd_move_hole)
 		.len = len,
 		.mode = UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES,
 	};
-	long freed = tables_freed(), end = now_ms() + soon_ms;
+	long freed, end = now_ms() + 2 * soon_ms;
 	int fd = new_uffd(UFFD_FEATURE_MOVE);
 
 	if (fd < 0)
@@ -1285,6 +1285,18 @@ TEST_F(reclaim, uffd_move_hole)
 	ASSERT_NE(p, MAP_FAILED);
 	ASSERT_NE(to, MAP_FAILED);
 	ASSERT_EQ(uffd_register(fd, to, len, true, false, false), 0);
+	/* A page of each table, before the deferred work comes, */
+	for (int i = 0; i < 4; i++) {
+		struct uffdio_move one = move;
+
+		one.dst += i * a->table_size;
+		one.src += i * a->table_size;
+		one.len = psize();
+		ASSERT_EQ(ioctl(fd, UFFDIO_MOVE, &one), 0);
+	}
+	expect_freed_soon(_metadata, a, a->has_pmd);
+	/* and all pages, until it has come. */
+	freed = tables_freed();
 	for (int i = 0; i < 8 || (freed >= 0 && !turned_off() && tables_freed() == freed &&
 				  now_ms() < end); i++) {
 		ASSERT_EQ(ioctl(fd, UFFDIO_MOVE, &move), 0);
