@@ -2615,7 +2615,7 @@ static int points_of_state(int fd, enum where where, int state)
 	long end = now_ms() + stuck_ms;
 	int i;
 
-	/* On a slow machine the deferred work often comes first. */
+	/* What the operation itself makes is noted; on a slow machine that look may come first. */
 	for (i = 0; i < NTH_TRIES || now_ms() < end; i++) {
 		if (all_points(fd, where, state))
 			return -1;
