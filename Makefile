@@ -21,7 +21,7 @@ export ACCEL ATTACK CONFIG JOBS SCALE VIRTME TIME GROUP QUICK BUDGET SEED STRESS
 S := scripts
 
 .PHONY: help packages source kernel boot demo test test-arm64 tree refresh port series series-build
-.PHONY: lint check-all check-off deb check-deb bench faults harm load mm-tests race race-bad race-fixes mutants model pte_waste clean
+.PHONY: lint check-all check-off deb check-deb bench faults harm load mm-tests race race-bad race-fixes mutants model litmus pte_waste clean
 
 help:		## this list
 	@awk -F':.*## ' '/^[a-z0-9_-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -116,6 +116,9 @@ mm-tests: source	## Linux's own tests of mm on stock and on pte_ref, compared
 
 model:		## check the model of the counting, model/pte_ref.pml, and its broken variants
 	@$(S)/model.sh
+
+litmus: source	## does the memory model allow what the barriers are there for? model/litmus, herd7
+	@$(S)/litmus.sh
 
 mutants: source	## take one argument or fix after the other away: which test fails?
 	@$(S)/mutants.sh

@@ -805,7 +805,7 @@ static unsigned int free_user_ptes(struct mm_struct *mm, struct mmu_gather *tlb,
 		    pte_ref_is_zero(ptdesc->pte_ref)) {
 			if (notes) {
 				pte_notes_set_small(notes, pmd);
-				/* Pairs with vmf_wants_small_page(). */
+				/* Pairs with __vmf_wants_small_page(). */
 				smp_mb__after_atomic();
 			}
 			pmd_clear(pmd);

@@ -349,8 +349,8 @@ static inline void pte_ref_linked(struct mm_struct *mm, pmd_t *pmd)
  * @vmf: a fault of anonymous memory that could map a huge page
  *
  * Without deferred work there would be a table, so a small page would be
- * mapped.  The bit was set before the table was unlinked; a fault that sees the
- * one and not the other, which takes a CPU that reorders loads, costs a huge
+ * mapped.  The bit was set before the table was unlinked.  Only ->small, which
+ * is set with the first bit of an mm, may be read too early; that costs a huge
  * page.
  *
  * Context: process context; does not sleep.

@@ -471,6 +471,8 @@ bool __vmf_wants_small_page(struct vm_fault *vmf)
 {
 	struct pte_notes *notes = pte_notes_find(vmf->pmd);
 
+	/* The fault has read the PMD entry.  Pairs with free_user_ptes(). */
+	smp_rmb();
 	return notes && test_bit(pte_notes_index(vmf->pmd), notes->small);
 }
 

@@ -70,7 +70,9 @@ done
 
 mkdir -p "$build/src"
 edited >"$work.edited"
-if [ -d "$tree" ] && [ "$(key)" = "$(cat "$stamp" 2>/dev/null)" ]; then
+# Of the files before they are copied: what changes meanwhile is taken the next time.
+key=$(key)
+if [ -d "$tree" ] && [ "$key" = "$(cat "$stamp" 2>/dev/null)" ]; then
 	follow
 	rm -f "$work.edited"
 	exit 0
@@ -118,7 +120,7 @@ done
 rsync -rlp --checksum "$work/" "$tree/"
 mv "$work.files" "$manifest"
 follow
-key >"$stamp.tmp"
+echo "$key" >"$stamp.tmp"
 mv "$stamp.tmp" "$stamp"
 rm -rf "$work" "$work.edited" "$work.log"
 step_done

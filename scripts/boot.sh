@@ -20,7 +20,8 @@ name=${NAME:-$kernel}$flavour
 console=$build/log/console-$name.log
 
 need "qemu-system-$gnuarch" python3 timeout
-[ -f "$image" ] || die "$image is missing: run make kernel KERNEL=$kernel"
+[ -f "$image" ] ||
+	die "$image is missing: run make kernel KERNEL=$kernel${DEBUG:+ DEBUG=$DEBUG}${ARCH:+ ARCH=$ARCH}${PAGES:+ PAGES=$PAGES}"
 [[ $limit =~ ^[0-9]+$ ]] || die "TIMEOUT=$limit: must be seconds"
 mkdir -p "$rwdir" "$build/log"
 virtme=$("$top/scripts/virtme.sh") || exit 1
@@ -139,7 +140,9 @@ boot()
 	kill $watcher 2>/dev/null || true
 }
 pid='' watcher=''
-trap 'kill $pid $watcher 2>/dev/null; exit 130' INT TERM
+# Who waits for us sees that we did not end by ourselves.
+trap 'kill $pid $watcher 2>/dev/null; trap - INT; kill -INT $$' INT
+trap 'kill $pid $watcher 2>/dev/null; exit 143' TERM
 
 # Ends a guest whose kernel says nothing for STALLED seconds (300) before the command.
 watch_start()

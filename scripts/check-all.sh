@@ -200,29 +200,35 @@ if [ "${1:-}" = one ]; then
 	exit $((bad > 0))
 fi
 
-# row NAME WORD SECONDS
-row()
+# The commit that is checked, with + if there are changes.
+commit()
 {
-	local line linux commit
-	linux=$(version)
-	[ "$1" != older ] || linux="${supported[*]:1}"
+	local commit
 	if ! commit=$(git -C "$top" rev-parse --short HEAD 2>/dev/null); then
 		commit=-
 	elif ! git -C "$top" diff --quiet HEAD -- . ':!bench/CHECKS.md'; then
 		commit+=+
 	fi
-	line="| $1 | $2 | $(($3 / 60)) min | $(date +%Y-%m-%d) | $linux | $commit | \`scripts/check-all.sh $1\` |"
+	echo "$commit"
+}
+
+# row NAME WORD SECONDS COMMIT: in the first table; the second has these names too.
+row()
+{
+	local line linux
+	linux=$(version)
+	[ "$1" != older ] || linux="${supported[*]:1}"
+	line="| $1 | $2 | $(($3 / 60)) min | $(date +%Y-%m-%d) | $linux | $4 | \`scripts/check-all.sh $1\` |"
 	awk -v name="$1" -v line="$line" '
-		$0 ~ "^[|] " name " [|]" { print line; done = 1; next }
-		{ print }
-		END { if (!done) print line }' "$table" >"$table.tmp"
+		/^[|]/ { table = 1 }
+		!/^[|]/ && table && !done { print line; done = 1 }
+		!done && $0 ~ "^[|] " name " [|]" { print line; done = 1; next }
+		{ print }' "$table" >"$table.tmp"
 	mv "$table.tmp" "$table"
 }
 
-# What would make another check of one than its row says. ARCH is the user's.
-unset ATTACK BUILT CONFIG CPU CPUS DEBUG EXTRA_CONFIG FILTER FRAGMENTS GROUP HMM IMAGE KCSAN_OF KERNEL \
-	KUNIT_CONFIG MAY_SKIP MEM MTE NO_REFS NO_THP OFF OUT PAGES PATCH QEMU_OPTS QUICK RUN RWDIR SEED \
-	SRC STOCK STRESS STRESS_TIME TEST TREE WITHOUT
+# What would make another check of one than its row says.
+forget ARCH TIME
 mkdir -p "$build/log"
 [ -f "$build/src/stock.stamp" ] || die "no source: run make source"
 [ $# -gt 0 ] || set -- production turned-off nosplit rt kasan kcsan configs fixes mutants lint arm64 cloud series mm harm load faults older
@@ -231,12 +237,14 @@ for name; do
 done
 for name; do
 	start=$SECONDS word=ok
+	commit=$(commit)
 	log "[check-all] $name"
-	"$0" one "$name" >"$build/log/all-$name.log" 2>&1 </dev/null || word=FAIL
+	guarded 0 "$0" one "$name" >"$build/log/all-$name.log" 2>&1 || word=FAIL
+	[ "$commit" = "$(commit)" ] || commit=${commit%+}+
 	[ $word = ok ] || failed=$((failed + 1))
 	echo "$word $name ($((SECONDS - start)) s)"
 	sed -n 's/^part: /    /p' "$build/log/all-$name.log"
 	[ $word = ok ] || tail -n 5 "$build/log/all-$name.log" | sed 's/^/    /'
-	row "$name" $word $((SECONDS - start))
+	row "$name" $word $((SECONDS - start)) "$commit"
 done
 [ $failed -eq 0 ]

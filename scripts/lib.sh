@@ -288,6 +288,29 @@ patience()
 	echo $(($1 * worst / 100))
 }
 
+# guarded SECONDS COMMAND...: ends it, and all that it started, after that time if it is not
+# 0, and when this script is interrupted.
+guarded()
+{
+	local status=0
+	timeout -k 10 "$@" </dev/null &
+	guarded_pid=$!
+	trap 'kill $guarded_pid; wait $guarded_pid || true; exit 130' INT TERM
+	wait $guarded_pid || status=$?
+	trap - INT TERM
+	return $status
+}
+
+# forget NAME...: unsets what a script takes from the environment, but for these, BUILD,
+# VERSION, and what says how and not what to build and boot.
+forget()
+{
+	local name
+	for name in $(sed -n "s/^options='\(.*\)'/\1/p" "$top"/scripts/*.sh) KCSAN_OF; do
+		[[ " $* ACCEL JOBS LINUX VIRTME " == *" $name "* ]] || unset "$name"
+	done
+}
+
 # run_guest OUTPUT COMMAND...: runs a command that boots a guest and keeps its output in
 # a file too. If QEMU broke the guest (status 126 of boot.sh), all again, twice at most.
 run_guest()

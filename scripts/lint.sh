@@ -73,7 +73,7 @@ for f in pte_waste pte_waste_test; do
 	check "checkpatch $f.c" env -C "$src" "${checkpatch[@]}" -f "$top/tools/mm/$f.c"
 	check "gcc $f.c" gcc -O2 -Wall -Wextra -Wshadow -fsyntax-only "$top/tools/mm/$f.c"
 done
-! command -v groff >/dev/null || check pte_waste.8 groff -man -ww -z -Tutf8 "$top/tools/mm/pte_waste.8"
+check pte_waste.8 groff -man -ww -z -Tutf8 "$top/tools/mm/pte_waste.8"
 
 # Objects of the C files that the series adds or edits and that this config builds.
 mapfile -t files < <({
@@ -87,7 +87,7 @@ warnings()
 {
 	grep -E '(warning|error):' "$1" | grep -vE 'unknown (attribute|option)|No rule to make target' |
 		sed -E -e 's,^.*/(src/stock|src/pte_ref)/,,' -e 's,^(\.\./)+,,' -e 's/:[0-9]+(:[0-9]+)?:/:/' |
-		sort -u || true
+		sort || true
 }
 
 for k in stock pte_ref; do

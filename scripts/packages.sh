@@ -20,7 +20,7 @@ packages=(
 	gnuplot-nox libcap-dev libjemalloc2 libnuma-dev libtcmalloc-minimal4
 	linux-perf redis-server redis-tools stress-ng
 	# checks
-	shellcheck sparse spin
+	groff-base shellcheck sparse spin
 )
 # Another architecture than this machine's: compiler, emulator, and a root for guests.
 case $cross in

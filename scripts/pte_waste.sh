@@ -69,11 +69,14 @@ verdict()
 				print name ": failed"
 			else if (/# SKIP/ && may != "all" && !index(may, " " name " "))
 				print name ": skipped:" substr($0, index($0, "# SKIP") + 6)
+			done += $1 == "ok" && !/# SKIP/
 		}
 		/^# / { print }
 		END {
 			if (!plan || ran != plan)
 				printf "%d of %d cases have a result\n", ran, plan
+			if (!done)
+				print "every case is skipped"
 		}' "$1" | grep -vE '^# (1 TiB in |[0-9]+ full tables in |entries of perf are |status 0$)' || true
 }
 

@@ -39,7 +39,7 @@ while read -r p; do
 		left=$((left - 1))
 	fi
 done < <(series_patches | tac)
-[ "$left" -eq 0 ] || die "$left patches of the list are not in the series"
+[ "$left" -eq 0 ] || die "$left of these are not in the series: ${out[*]}"
 rm -rf "$src" "$dir"/kernel-*
 mv "$src.tmp" "$src"
 cp "$build/src/stock.stamp" "$dir/src/"

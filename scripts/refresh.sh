@@ -16,6 +16,9 @@ git=(git -C "$tree" -c core.quotePath=false)
 
 need git
 [ -e "$tree/.git" ] || die "$tree is no git tree: run make tree or give TREE="
+if [ -d "$tree/.git" ] && grep -qsx unfinished "$tree/.git/refreshed"; then
+	die "$tree does not hold the whole series: run make tree"
+fi
 if ! "${git[@]}" rev-parse -q --verify refs/tags/pristine >/dev/null; then
 	mapfile -t roots < <("${git[@]}" rev-list --max-parents=0 HEAD)
 	[ ${#roots[@]} -eq 1 ] || die "$tree has no tag pristine: git tag pristine COMMIT"
@@ -37,7 +40,7 @@ rm -rf "$work"
 mkdir -p "$work/patches" "$work/new"
 # As in Linux: the function that a hunk names depends on it.
 printf '*.[ch] diff=cpp\n' >"$work/attributes"
-declare -A pristine dirs added
+declare -A pristine dirs added=()
 while IFS= read -r f; do
 	pristine[$f]=1
 	dirs[${f%%/*}/]=1

@@ -11,13 +11,15 @@ export ARCH=arm64 KERNEL=pte_ref DEBUG=1 TIME=''
 . "$(dirname "$0")/lib.sh"
 
 failed=0
+# A guest that is interrupted is not one that failed.
+trap 'exit 130' INT TERM
 
 # one NAME COMMAND...: its line; what the command says is kept.
 one()
 {
 	local name=$1 start=$SECONDS word=ok
 	shift
-	"$@" >"$build/log/arm64-$name.log" 2>&1 || word=FAIL
+	("$@") >"$build/log/arm64-$name.log" 2>&1 || word=FAIL
 	[ $word = ok ] || failed=$((failed + 1))
 	echo "$word $name ($((SECONDS - start)) s)"
 	[ $word = ok ] || tail -n 5 "$build/log/arm64-$name.log" | sed 's/^/    /'

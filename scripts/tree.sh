@@ -17,7 +17,9 @@ need git
 
 if [ -d "$tree" ]; then
 	[ -e "$tree/.git" ] || die "$tree exists and is no git tree"
-	if [ "$("${git[@]}" rev-parse HEAD)" != "$(cat "$tree/.git/refreshed" 2>/dev/null)" ] ||
+	if grep -qsx unfinished "$tree/.git/refreshed"; then
+		rm -rf "$tree"
+	elif [ "$("${git[@]}" rev-parse HEAD)" != "$(cat "$tree/.git/refreshed" 2>/dev/null)" ] ||
 		[ -n "$("${git[@]}" status --porcelain)" ]; then
 		die "$tree holds work that is not in patches/: run make refresh, or remove it"
 	fi
@@ -36,7 +38,8 @@ fi
 
 step tree "commits of patches/series"
 "${git[@]}" reset -q --hard pristine
-rm -f "$tree/.git/refreshed"
+# If this is interrupted: not to be taken for work.
+echo unfinished >"$tree/.git/refreshed"
 "$top/scripts/commit-series.sh" "$tree" || {
 	# Nothing of a series that does not apply is left to be taken for work.
 	"${git[@]}" reset -q --hard pristine

@@ -676,6 +676,21 @@ static void check(const struct figures *f, const struct figures *alone,
 	ksft_test_result(ok, "%s.memory\n", attack->name);
 }
 
+/* The first two are what the others are compared with. */
+static bool is_attack(const char *name)
+{
+	unsigned int i;
+
+	for (i = 2; i < ARRAY_SIZE(attacks); i++)
+		if (!strcmp(name, attacks[i].name))
+			return true;
+	fprintf(stderr, "pte_ref_harm: no attack is called %s, these are:", name);
+	for (i = 2; i < ARRAY_SIZE(attacks); i++)
+		fprintf(stderr, " %s", attacks[i].name);
+	fprintf(stderr, "\n");
+	return false;
+}
+
 /* An argument names the only attack. */
 int main(int argc, char **argv)
 {
@@ -686,6 +701,8 @@ int main(int argc, char **argv)
 	int i, n;
 	char *p;
 
+	if (argc > 1 && !is_attack(argv[1]))
+		return KSFT_FAIL;
 	ksft_print_header();
 	ksft_set_plan(argc > 1 ? 4 : (ARRAY_SIZE(attacks) - 2) * 4);
 	sched_getaffinity(0, sizeof(set), &set);

@@ -834,15 +834,38 @@ static int check_poison(void)
 	return check_pagemap(p, PM_SWAP, "poisoned") ?: check_unreadable();
 }
 
-static int op_uffd_move(void)
+static int uffd_move(__u64 mode)
 {
 	struct uffdio_move arg = {
-		.dst = (unsigned long)q, .src = (unsigned long)p, .len = bytes(),
-		/* What a zap of own pages leaves is a hole. */
-		.mode = lossy ? UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES : 0,
+		.dst = (unsigned long)q, .src = (unsigned long)p, .len = bytes(), .mode = mode,
 	};
 
 	return uffd_do(UFFDIO_MOVE, arg, arg.move);
+}
+
+static int op_uffd_move(void)
+{
+	/* What a zap of own pages leaves is a hole. */
+	return uffd_move(lossy ? UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES : 0);
+}
+
+/* Its source has an empty table, which may be freed as well as the one that it moves to. */
+static int op_uffd_move_hole(void)
+{
+	return uffd_move(UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES);
+}
+
+static int check_uffd_move_hole(void)
+{
+	uint64_t entry[MAX_PAGES];
+	int i;
+
+	if (read_pagemap(q, entry))
+		return -1;
+	for (i = 0; i < np; i++)
+		if (entry[i] & (PM_PRESENT | PM_SWAP))
+			return bad("page %d of a hole is there", i);
+	return 0;
 }
 
 /*
@@ -1906,6 +1929,11 @@ static const struct victim victims[] = {
 		.uffd_features = UFFD_FEATURE_MOVE,
 		.flags = TWO_TABLES | MAY_BE_ABSENT,
 		.prepare = fill, .op = op_uffd_move, .check = check_uffd_move,
+	}, {
+		.name = "uffd_move_hole", .group = "uffd", .attackers = OWN,
+		.memory = ANON, .uffd_mode = MISSING, .uffd_features = UFFD_FEATURE_MOVE,
+		.flags = TWO_TABLES | EXACT_OWN,
+		.op = op_uffd_move_hole, .check = check_uffd_move_hole,
 	}, {
 		.name = "uffd_wp", UFFD_WP, .memory = ANON, .uffd_mode = WP,
 		.uffd_features = UFFD_FEATURE_WP_UNPOPULATED,
@@ -3083,8 +3111,10 @@ int main(int argc, char **argv)
 		usage();
 	choose(group, wanted_victim, wanted_attacker,
 	       list || nth_mode || (freed_at_once() >= 0 && !turned_off()));
-	if (!nr_pairs && !nr_left_out)
-		usage();
+	if (!nr_pairs && !nr_left_out) {
+		fprintf(stderr, "pte_ref_race: no such group, victim or attacker, -l lists them\n");
+		return KSFT_FAIL;
+	}
 	for (i = 0; list && i < nr_pairs; i++)
 		printf("%s %s %s\n", pairs[i].victim->group, pairs[i].victim->name,
 		       pairs[i].attacker->name);
