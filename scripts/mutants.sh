@@ -74,7 +74,7 @@ compile()	# NAME
 # mutate FILE FUNCTION COMMAND: sed's command, within the function, into $dir/new.
 mutate()
 {
-	sed "/^[a-z].*[ *]$2(.*[^;]\$/,/^}/{$3
+	sed "/^\([a-z].*[ *]\)\{0,1\}$2(.*[^;]\$/,/^}/{$3
 	}" "$src/$1" >"$dir/new"
 	if cmp -s "$src/$1" "$dir/new"; then
 		die "$name changes nothing: $2() of $1 is not what it was, or the list is wrong"
