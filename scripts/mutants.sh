@@ -6,8 +6,9 @@
 # by TEST" and how, or "MISSED NAME". What no test can see is in the list with the reason.
 # With names only those.
 # TEST: suites of KUnit to run instead, as kunit.py takes them; then all that fail are named.
+# CHECK=1: whether each line of the list changes something, no more.
 set -euo pipefail
-options='JOBS SRC TEST'
+options='CHECK JOBS SRC TEST'
 words='[NAME]...'
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -28,9 +29,6 @@ use_ccache
 lock mutants
 mkdir -p "$dir/log"
 
-# By links; what is changed is replaced by a new file, which make takes for newer.
-rm -rf "$dir/src"
-cp -al "$src" "$dir/src"
 # The source that is changed now, and what was changed in it since all passed.
 into=$dir/src
 mutated()
@@ -69,6 +67,12 @@ compile()	# NAME
 {
 	kmake -C "$dir/src" O="$dir/um" ARCH=um CC="$cc" HOSTCC="$hostcc" -j"${JOBS:-$(nproc)}" linux \
 		</dev/null >"$dir/log/$1" 2>&1 || die "$1 does not compile, see $dir/log/$1"
+}
+
+# path FILE: of the list, in the source.
+path()
+{
+	[[ $1 == */* ]] && echo "$1" || echo "mm/$1.c"
 }
 
 # mutate FILE FUNCTION COMMAND: sed's command, within the function, into $dir/new.
@@ -154,6 +158,18 @@ all_fresh()
 	done
 }
 
+# Before an hour is spent on the lines above one that is out of date.
+while read -r name file function test command; do
+	case $name in
+	'' | '#') ;;
+	*) mutate "$(path "$file")" "$function" "$command" ;;
+	esac
+done <"$list"
+[ -z "${CHECK:-}" ] || exit 0
+
+# By links; what is changed is replaced by a new file, which make takes for newer.
+rm -rf "$dir/src"
+cp -al "$src" "$dir/src"
 all_fresh
 step mutants "none yet: all must pass"
 rm -f "$dir/log"/*
@@ -214,7 +230,7 @@ while read -r -u 3 name file function test command; do
 			[ -n "$guest" ] || guest_start "$@"
 			into=$guest/src/pte_ref
 		fi
-		[[ $file == */* ]] || file=mm/$file.c
+		file=$(path "$file")
 		mutate "$file" "$function" "$command"
 		if [ "$test" = none ] && [ -z "${TEST:-}" ]; then
 			echo "none $name: $reason"

@@ -179,6 +179,12 @@ check_model()
 	"$top/scripts/model.sh"
 }
 
+# Each line of the list is one of this source; scripts/mutants.sh runs them.
+check_mutants_list()
+{
+	CHECK=1 "$top/scripts/mutants.sh"
+}
+
 # The barriers are enough, and each is needed.
 check_litmus()
 {
@@ -768,6 +774,7 @@ checks()
 		lost_symbol 6
 		model 90
 		litmus 60
+		mutants_list 5
 		32bit 40
 		kernel_debug 330
 		boot_off 35 kernel_debug
