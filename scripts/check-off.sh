@@ -4,9 +4,9 @@
 # to the code that it has without it, with no more than the patches before the one that
 # brings mm/pte_ref.c: fixes, and features of a library; and so does their data.
 # patches/differs-when-off lists the functions that must not: file, function and a reason
-# behind a #. Those of a file must call in others what they called. For another version than the first there may
-# be patches/VERSION/differs-when-off. With the debug options, where each line number is in
-# the code, a file refers to the same functions and variables of others.
+# behind a #. Those of a file must call in others what they called. For another version than
+# the first there may be patches/VERSION/differs-when-off. With the debug options, where each
+# line number is in the code, a file refers to the same functions and variables of others.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
