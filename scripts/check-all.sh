@@ -56,13 +56,25 @@ pairs()	{ TIME=$time part "race, pairs" "$top/scripts/race.sh"; }
 # The load, by itself.
 load()	{ TIME=30 STRESS_TIME=0 part load "$top/scripts/load.sh"; }
 
+# The attacks on others, for what the kernel says; the figures mean nothing here.
+attacks()
+{
+	"$top/scripts/selftest-build.sh" pte_ref_harm &&
+		NAME=attacks TIMEOUT=$(patience 4000) \
+		RUN="cd /tmp; '$build/selftest/$arch/pte_ref_harm' | grep '^# Totals:.* error:0'" \
+		"$top/scripts/boot.sh" &&
+		"$top/scripts/check-log.sh" "$build/log/console-attacks.log"
+}
+
 # Nothing is left that nobody knows: kmemleak takes what is younger than five seconds for
 # in use, and a pointer in a register for none.
 leaks()
 {
-	local prog=$build/selftest/$arch/pte_ref leak=/sys/kernel/debug/kmemleak
-	"$top/scripts/selftest-build.sh" pte_ref_load &&
-		NAME=leaks TIMEOUT=$(patience 4000) RUN="cd /tmp; bad=
+	local prog=$build/selftest/$arch/pte_ref leak=/sys/kernel/debug/kmemleak p
+	for p in pte_ref pte_ref_race pte_ref_load; do
+		"$top/scripts/selftest-build.sh" $p || return
+	done
+	NAME=leaks TIMEOUT=$(patience 4000) RUN="cd /tmp; bad=
 		'$prog' || bad=1
 		'${prog}_race' -w $(patience "$WAIT") || bad=1
 		'$top/scripts/load-guest.sh' 0 '' 1 '${prog}_load' -t 30 >load
@@ -111,6 +123,7 @@ check_rt()
 	kselftest
 	pairs
 	load
+	part attacks attacks
 }
 
 check_kasan()
@@ -127,6 +140,7 @@ check_kasan()
 	no_refs
 	pairs
 	load
+	part attacks attacks
 }
 
 # Each plain access of our functions counts, and none of stock's, which has many. In a guest
@@ -147,7 +161,8 @@ check_kcsan()
 	kselftest
 	pairs
 	load
-	for f in kunit selftest-pte_ref "race-pte_ref-1-$time" load-pte_ref; do
+	part attacks attacks
+	for f in kunit selftest-pte_ref "race-pte_ref-1-$time" load-pte_ref attacks; do
 		f=$build/log/console-$f.log
 		grep -q 'kcsan: enabled early' "$f" || die "KCSAN is not on: $f"
 		grep -o 'BUG: KCSAN: .*' "$f" | sort | uniq -c | sort -rn || true
