@@ -2570,12 +2570,6 @@ static const char * const nth_states[] = { "without a table", "with an empty one
 static const char * const nth_wheres[] = { "before it is mapped", "before it is locked" };
 
 /*
- * A mark outlives its table, if a zap frees that at once.  The deferred work, which comes
- * after 10 ms, would then free the next table before an operation that takes longer.
- */
-static long settle_ms;
-
-/*
  * All points of an operation, from one state of the tables.  The operation itself
  * frees none at once: the last round, which injects nothing, shows that.  If another
  * process did meanwhile, it does not each time.
@@ -2595,7 +2589,6 @@ static int all_points(int fd, enum where where, int state)
 		report->n = n;
 		start_empty();
 		wait_for_no_table();
-		usleep(settle_ms * 1000);
 		/* Last, before the deferred work finds them. */
 		if ((victim->prepare && victim->prepare()) || (state && make_empty_tables()))
 			return -1;
@@ -2652,7 +2645,6 @@ static int points_of_state(int fd, enum where where, int state)
 
 	/* What the operation itself makes is noted; on a slow machine that look may come first. */
 	for (i = 0; i < NTH_TRIES || now_ms() < end; i++) {
-		settle_ms = 20 * i;
 		if (all_points(fd, where, state))
 			return -1;
 		if (report->hits[where][state] || !must_free(where, state))
