@@ -56,16 +56,6 @@ pairs()	{ TIME=$time part "race, pairs" "$top/scripts/race.sh"; }
 # The load, by itself.
 load()	{ TIME=30 STRESS_TIME=0 part load "$top/scripts/load.sh"; }
 
-# The attacks on others, for what the kernel says; the figures mean nothing here.
-attacks()
-{
-	"$top/scripts/selftest-build.sh" pte_ref_harm &&
-		NAME=attacks TIMEOUT=$(patience 4000) \
-		RUN="cd /tmp; '$build/selftest/$arch/pte_ref_harm' | grep '^# Totals:.* error:0'" \
-		"$top/scripts/boot.sh" &&
-		"$top/scripts/check-log.sh" "$build/log/console-attacks.log"
-}
-
 # Nothing is left that nobody knows: kmemleak takes what is younger than five seconds for
 # in use, and a pointer in a register for none.
 leaks()
@@ -123,7 +113,6 @@ check_rt()
 	kselftest
 	pairs
 	load
-	part attacks attacks
 }
 
 check_kasan()
@@ -140,7 +129,6 @@ check_kasan()
 	no_refs
 	pairs
 	load
-	part attacks attacks
 }
 
 # Each plain access of our functions counts, and none of stock's, which has many. In a guest
@@ -161,8 +149,7 @@ check_kcsan()
 	kselftest
 	pairs
 	load
-	part attacks attacks
-	for f in kunit selftest-pte_ref "race-pte_ref-1-$time" load-pte_ref attacks; do
+	for f in kunit selftest-pte_ref "race-pte_ref-1-$time" load-pte_ref; do
 		f=$build/log/console-$f.log
 		grep -q 'kcsan: enabled early' "$f" || die "KCSAN is not on: $f"
 		grep -o 'BUG: KCSAN: .*' "$f" | sort | uniq -c | sort -rn || true
