@@ -733,7 +733,8 @@ int main(int argc, char **argv)
 		}
 		patience = i && !f[0].kept ? STARVED_US : KEPT_US;
 		if (!run(&f[i], &e, patience))
-			ksft_exit_fail_msg("%s: a process of the test has ended\n", attack->name);
+			ksft_exit_fail_msg("%s: a process has ended, or was not ready in time\n",
+					   attack->name);
 		ksft_print_msg("figures %s %ld %ld %ld %ld %ld %ld %ld %ld %ld %ld %ld %ld %ld\n",
 			       attack->name, f[i].fault_median / 1000, f[i].fault_worst / 1000,
 			       f[i].kept ? -1 : f[i].free_worst / 1000, f[i].exit_worst / 1000,
