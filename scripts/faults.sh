@@ -25,7 +25,7 @@ lock faults
 boot()	# KERNEL
 {
 	KERNEL=$1 NAME=faults-$1 \
-		TIMEOUT=$(($(wc -w <<<"$stressors") * time * 6 + $(patience 600))) \
+		TIMEOUT=$(($(wc -w <<<"$stressors") * time * 8 + $(patience 600))) \
 		RUN="exec '$top/scripts/faults-guest.sh' $1 $time $(xargs <<<"$stressors")" \
 		"$top/scripts/boot.sh" 2>&1
 }
