@@ -2,8 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # faults-guest.sh KERNEL SECONDS STRESSOR...: what scripts/faults.sh runs in the guest. Fails
 # if one of the stressors, or one of the operations below, did nothing, or met no allocation
-# that failed, or read what it had not written, or if page tables, refs or notes are left;
-# or if no ref or no notes were refused.
+# that failed, or read what it had not written, or if page tables, refs or notes are left.
 set -euo pipefail
 kernel=$1
 seconds=$2
@@ -126,28 +125,7 @@ if [ "$kernel" = pte_ref ]; then
 	echo "refs: $(cat most) at most"
 	[ "$(cat most)" -gt "$refs" ] || wrong+=(refs)
 fi
-bytes=0 pages=0
-# Refs and notes are few of all allocations: again, and one of five of these is refused.
-if [ "$kernel" = pte_ref ]; then
-	echo 0 >/sys/kernel/debug/fail_page_alloc/probability
-	echo 20 >/sys/kernel/debug/failslab/probability
-	echo Y >/sys/kernel/debug/failslab/cache-filter
-	for cache in pte_ref pte_ref_notes; do
-		echo 1 >/sys/kernel/slab/$cache/failslab
-		before=$(refused)
-		for s; do
-			(marked "${stress[@]}" "--$s" 2) >/dev/null 2>&1 || true
-		done
-		echo 0 >/sys/kernel/slab/$cache/failslab
-		before=$(($(refused) - before))
-		echo "$cache: $before refused"
-		[ $before -ge 10 ] || wrong+=("$cache")
-	done
-	echo N >/sys/kernel/debug/failslab/cache-filter
-	echo 1 >/sys/kernel/debug/failslab/probability
-	echo 1 >/sys/kernel/debug/fail_page_alloc/probability
-fi
-failed=0
+failed=0 bytes=0 pages=0
 for ((i = 0; i < 50 * seconds; i++)); do
 	(marked "$dir/busybox" true) || failed=$((failed + 1))
 done >/dev/null 2>&1
