@@ -18,6 +18,9 @@ need git
 if [ -d "$tree" ]; then
 	[ -e "$tree/.git" ] || die "$tree exists and is no git tree"
 	if grep -qsx unfinished "$tree/.git/refreshed"; then
+		# Those of commit-series.sh have this committer.
+		! "${git[@]}" log --format=%ce pristine..HEAD | grep -vx pte_ref@localhost >/dev/null ||
+			die "$tree has commits of yours on a series that is not whole: save them, and remove it"
 		rm -rf "$tree"
 	elif [ "$("${git[@]}" rev-parse HEAD)" != "$(cat "$tree/.git/refreshed" 2>/dev/null)" ] ||
 		[ -n "$("${git[@]}" status --porcelain)" ]; then
