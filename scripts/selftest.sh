@@ -64,6 +64,7 @@ verdict()
 			kept[$0] = 1
 		}
 		/^# [^ ]*:[0-9]+:[a-z_]+:/ { why = $0; sub(/^# .*\//, "", why) }
+		/^# [^ ]*: Test terminated (by timeout|unexpectedly)/ { why = substr($0, 3) }
 		/^1\.\.[0-9]+$/ { plan = substr($0, 4) + 0 }
 		/^(not )?ok / {
 			ran++
