@@ -58,6 +58,8 @@
 #define KEPT_US		2000000L
 /* Beside an attack it is free by then, or never. */
 #define STARVED_US	30000000L
+/* An attack has begun by then: on a slow machine each of LOCK_THREADS takes a second. */
+#define READY_MS	180000L
 
 /*
  * An attack may make things so many times worse than processes that spin.  The free
@@ -555,7 +557,7 @@ static bool run(struct figures *f, struct effect *e, long patience)
 		if (!pids[i])
 			attack->run();
 	}
-	until = now_ms() + STARVED_US / 1000;
+	until = now_ms() + READY_MS;
 	while (__atomic_load_n(&shared->ready, __ATOMIC_RELAXED) < attack->procs && ok) {
 		usleep(10000);
 		read_more(&e->left, &start, &e->peak);
