@@ -1208,8 +1208,8 @@ TEST_F(reclaim, mremap_pmd_table)
 
 /*
  * The deferred work looks for the tables at the old address, and at the new one.  It comes
- * between the two now and then, in the middle of a look hardly ever: after each part of the
- * time that the work took when nothing was moved.
+ * between the two now and then, in the middle of a look hardly ever.  So a move is tried after
+ * each part of the time until the tables were gone while nothing moved, the longest of some.
  */
 TEST_F(reclaim, mremap_pmd_table_noted)
 {

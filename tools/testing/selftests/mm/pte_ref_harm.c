@@ -58,7 +58,7 @@
 #define KEPT_US		2000000L
 /* Beside an attack it is free by then, or never. */
 #define STARVED_US	30000000L
-/* An attack has begun by then: on a slow machine each of LOCK_THREADS takes a second. */
+/* An attack has begun by then; held was seen to need more than 30 s. */
 #define READY_MS	180000L
 
 /*
