@@ -144,12 +144,14 @@ pid='' watcher=''
 trap 'kill $pid $watcher 2>/dev/null; trap - INT; kill -INT $$' INT
 trap 'kill $pid $watcher 2>/dev/null; exit 143' TERM
 
-# Ends a guest whose kernel says nothing for STALLED seconds (300) before the command.
+# Ends a guest whose kernel says nothing for STALLED seconds (300) before the command, and one
+# that has so little of its memory right that it finds no way to run the command, and waits.
 watch_start()
 {
 	local size=-1 now quiet=0 most
 	most=$(patience "${STALLED:-300}")
 	while sleep 2; do
+		! grep -qF 'virtme-init: starting script (console' "$console" 2>/dev/null || kill $pid
 		! grep -q 'virtme-init: starting script' "$console" 2>/dev/null || return 0
 		now=$(stat -c %s "$console" 2>/dev/null || echo 0)
 		[ "$now" = "$size" ] || quiet=0
