@@ -144,14 +144,21 @@ pid='' watcher=''
 trap 'kill $pid $watcher 2>/dev/null; trap - INT; kill -INT $$' INT
 trap 'kill $pid $watcher 2>/dev/null; exit 143' TERM
 
+# virtme-init has not found the ports that are there: it runs the command on the console, which
+# has no input, and whose output and status nobody gets.
+no_ports()
+{
+	grep -qF 'virtme-init: starting script (console' "$console" 2>/dev/null
+}
+
 # Ends a guest whose kernel says nothing for STALLED seconds (300) before the command, and one
-# that has so little of its memory right that it finds no way to run the command, and waits.
+# without ports.
 watch_start()
 {
 	local size=-1 now quiet=0 most
 	most=$(patience "${STALLED:-300}")
 	while sleep 2; do
-		! grep -qF 'virtme-init: starting script (console' "$console" 2>/dev/null || kill $pid
+		! no_ports || kill $pid
 		! grep -q 'virtme-init: starting script' "$console" 2>/dev/null || return 0
 		now=$(stat -c %s "$console" 2>/dev/null || echo 0)
 		[ "$now" = "$size" ] || quiet=0
@@ -207,6 +214,7 @@ fi
 if grep -q 'Kernel panic' "$console" 2>/dev/null; then
 	lost 125 "guest died: $(grep -m 1 -o 'Kernel panic.*' "$console" | tr -d '\r')"
 fi
+! no_ports || lost 125 "guest died: it found no ports to run the command by"
 if [ $status -eq 124 ] || [ $status -eq 137 ]; then
 	grep -q 'virtme-init: script returned' "$console" 2>/dev/null ||
 		lost 124 "time limit of $limit s reached"

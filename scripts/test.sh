@@ -748,6 +748,13 @@ check_boot_hang()
 		RUN='echo started; sleep 1000' "$top/scripts/boot.sh"
 }
 
+# A guest as one whose memory is not right any more: the command would run and nobody know.
+check_boot_no_ports()
+{
+	says "guest died: it found no ports" env KERNEL=stock NAME=test-no-ports \
+		APPEND=initcall_blacklist=virtio_console_init RUN=true "$top/scripts/boot.sh"
+}
+
 # What fails fast comes first, what needs no kernel before any kernel, the kernel with
 # most of the tests before the others.
 checks()
@@ -789,6 +796,7 @@ checks()
 		boot 10 kernel_stock
 		boot_panic 10 kernel_stock
 		boot_hang 20 kernel_stock
+		boot_no_ports 10 kernel_stock
 		selftest_stock 65 kernel_stock
 		pte_waste_stock 40 kernel_stock
 		kernel_pte_ref 330 kernel_stock
