@@ -86,7 +86,8 @@ args=("${kvm[@]}" --kimg "$image" --mods none --force-9p --no-virtme-ng-init
 	--kopt rcupdate.rcu_cpu_stall_timeout=300
 	--kopt rcupdate.rcu_exp_cpu_stall_timeout=300000
 	--kopt watchdog_thresh=60 --kopt mitigations=off)
-# A virtual CPU that stands still while the kernel looks whether the timer ticks: panic.
+# The kernel looks at its start whether the timer ticks, and panics if not: also where a virtual
+# CPU stood still just then.
 [ "$arch" != x86_64 ] || args+=(--kopt no_timer_check)
 # Another architecture has a root of its own, in which the files of this repository and
 # of BUILD are seen too.

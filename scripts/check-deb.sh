@@ -79,7 +79,8 @@ boot()
 	timeout -k 5 "$limit" qemu-system-x86_64 -accel "$accel" -cpu max -m 1G -smp 1 -nodefaults \
 		-display none -serial "file:$console" -drive "file=$image,format=raw,if=virtio" \
 		-device virtio-rng-pci -kernel "$dir/vmlinuz-$k" -initrd "$dir/initrd.img-$k" \
-		-append "root=/dev/vda rw console=ttyS0 panic=-1 mitigations=off no_timer_check rcupdate.rcu_cpu_stall_timeout=300
+		-append "root=/dev/vda rw console=ttyS0 panic=-1 mitigations=off
+			no_timer_check rcupdate.rcu_cpu_stall_timeout=300
 			systemd.default_timeout_start_sec=$limit systemd.default_device_timeout_sec=$limit" \
 		</dev/null >"$build/log/check-deb-qemu.log" 2>&1 ||
 		die "$1: time limit reached or QEMU failed; console: $console"
